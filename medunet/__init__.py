@@ -1,0 +1,39 @@
+"""medunet: train and run U-Nets on CT, MR and pictures.
+
+The names below are the public door; each is imported when it is first used, so that `import medunet`
+costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Config": "medunet.config.schema",
+    "Geometry": "medunet.geometry",
+    "LabelMap": "medunet.labels",
+    "MedunetError": "medunet.errors",
+    "Model": "medunet.model",
+    "Predictor": "medunet.inference.predictor",
+    "Segmentation": "medunet.io.volume",
+    "Volume": "medunet.io.volume",
+    "evaluate": "medunet.evaluation.folders",
+    "load_config": "medunet.config.load",
+    "load_model": "medunet.model",
+    "train": "medunet.training.run",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'medunet' has no attribute '{name}'")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

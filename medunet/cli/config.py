@@ -1,0 +1,5 @@
+"""`medunet config`."""
+
+import typer
+
+app = typer.Typer()

@@ -1,0 +1,7 @@
+"""`medunet doctor`."""
+
+from __future__ import annotations
+
+
+def doctor() -> None:
+    """Placeholder."""

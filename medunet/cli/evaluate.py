@@ -1,0 +1,7 @@
+"""`medunet evaluate`."""
+
+from __future__ import annotations
+
+
+def evaluate() -> None:
+    """Placeholder."""

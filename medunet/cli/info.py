@@ -1,0 +1,7 @@
+"""`medunet info`."""
+
+from __future__ import annotations
+
+
+def info() -> None:
+    """Placeholder."""

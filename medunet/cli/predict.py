@@ -1,0 +1,7 @@
+"""`medunet predict`."""
+
+from __future__ import annotations
+
+
+def predict() -> None:
+    """Placeholder."""

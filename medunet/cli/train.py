@@ -1,0 +1,7 @@
+"""`medunet train`."""
+
+from __future__ import annotations
+
+
+def train() -> None:
+    """Placeholder."""

@@ -1,0 +1,418 @@
+"""The typed YAML: every key, its type, its range and its default.
+
+One class per section, frozen; unknown keys are refused. Rules that join several keys stand in
+`config.rules`, reading and error messages in `config.load`. Knows nothing of torch.
+
+Spatial lists (`spacing`, `patch_size`, kernels, strides) are in the axis order of
+`preprocess.orientation`: with RAS that is x (right), y (anterior), z (superior).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused, docstrings under fields become descriptions."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, populate_by_name=True
+    )
+
+
+class DataConfig(Section):
+    """Where the cases are and how they are split."""
+
+    root: str = ""
+    """Folder (or CSV file) that holds the data set; `--data` sets it. `${VAR}` and `~` are expanded."""
+    format: Literal["auto", "decathlon", "nnunet", "csv", "folders"] = "auto"
+    """Layout of the data set; `auto` looks for dataset.json, imagesTr, *.csv, images/ + labels/."""
+    modality: tuple[str, ...] = ("CT",)
+    """One name per image channel, for example [CT] or [T1, T2, FLAIR]."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """Which fold is held out for validation, from 0."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """Number of folds."""
+    cache: str | None = None
+    """Folder for preprocessed cases, shared between runs; null keeps them in the run folder."""
+
+
+class IntensityNone(Section):
+    """Leave the values as they are."""
+
+    name: Literal["none"]
+
+
+class IntensityCtWindow(Section):
+    """Clip to [low, high] Hounsfield units and scale to 0...1."""
+
+    name: Literal["ct_window"]
+    low: Finite = -160.0
+    """Hounsfield units that become 0."""
+    high: Finite = 240.0
+    """Hounsfield units that become 1."""
+
+
+class IntensityPercentile(Section):
+    """Clip to two percentiles of the image, then subtract the mean and divide by the standard deviation."""
+
+    name: Literal["percentile"]
+    low: Annotated[float, Field(ge=0, lt=100)] = 0.5
+    """Lower percentile."""
+    high: Annotated[float, Field(gt=0, le=100)] = 99.5
+    """Upper percentile."""
+
+
+class IntensityZScore(Section):
+    """Subtract the mean of the image and divide by its standard deviation."""
+
+    name: Literal["zscore"]
+    nonzero: bool = False
+    """Compute mean and deviation over voxels that are not 0 (skull-stripped MR) and leave 0 at 0."""
+
+
+Intensity = Annotated[
+    IntensityNone | IntensityCtWindow | IntensityPercentile | IntensityZScore, Field(discriminator="name")
+]
+
+
+class CropConfig(Section):
+    """Crop every image to the box of voxels above a threshold before anything else."""
+
+    above: Finite
+    """Keep the bounding box of voxels greater than this, in any channel (0 for skull-stripped MR)."""
+    margin: Annotated[int, Field(ge=0)] = 0
+    """Voxels added around the box."""
+
+
+class PreprocessConfig(Section):
+    """What is done to every image, in training and in prediction alike, and undone on the mask."""
+
+    orientation: Annotated[str, Field(pattern="^[RLAPSI]{2,3}$")] = "RAS"
+    """Axis directions after reading: one letter per axis."""
+    spacing: tuple[PositiveFloat, ...] | None = None
+    """Voxel size in mm that the network sees; null keeps the size of each image."""
+    intensity: Annotated[
+        tuple[Intensity, ...],
+        BeforeValidator(_as_tuple, json_schema_input_type=Intensity | tuple[Intensity, ...]),
+        Field(min_length=1),
+    ] = (IntensityZScore(name="zscore"),)
+    """How values are normalised; one entry for all channels or a list with one per channel."""
+    crop: CropConfig | None = None
+    """Foreground crop; null uses the whole image."""
+    interpolation: Literal["cubic", "linear"] = "cubic"
+    """Interpolation of the image when spacing is changed; masks go label by label, linearly."""
+
+
+class AugmentConfig(Section):
+    """Random changes of the training patches. A preset gives the defaults; a key here overrides it."""
+
+    preset: Literal["none", "mirror", "nnunet"] = "nnunet"
+    """`nnunet`: the list and probabilities of nnU-Net v2; `mirror`: flips only; `none`."""
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
+    """Axes that may be flipped, 0 first; null: all of them for `nnunet` and `mirror`. Left and right organs: leave out x."""
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] | None = None
+    """Largest rotation about each axis."""
+    rotation_probability: Fraction | None = None
+    """Share of patches that are rotated."""
+    scale_range: tuple[PositiveFloat, PositiveFloat] | None = None
+    """Smallest and largest zoom."""
+    scale_probability: Fraction | None = None
+    """Share of patches that are zoomed."""
+    intensity_strength: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Multiplies the probabilities of noise, blur, brightness, contrast, low resolution and gamma; 1 as in nnU-Net."""
+
+
+class UNetConfig(Section):
+    """The configurable U-Net: one entry of `channels` per level, finest first."""
+
+    name: Literal["unet"] = "unet"
+    dims: Literal[2, 3] = 3
+    """Spatial rank of the convolutions; 2 on volumes works slice by slice along the last axis."""
+    channels: Annotated[tuple[Positive, ...], Field(min_length=2)] = (32, 64, 128, 256, 320)
+    """Features per level."""
+    strides: tuple[Positive | tuple[Positive, ...], ...] | None = None
+    """Step of the first convolution of each level; a number or one per axis. Null: 1, then 2 on every axis."""
+    kernel_size: Positive | tuple[Positive | tuple[Positive, ...], ...] = 3
+    """Kernel of every convolution, or one entry per level (a number or one per axis), odd."""
+    blocks: Positive | tuple[Positive, ...] = 2
+    """Convolutions (plain) or residual blocks per encoder level."""
+    decoder_blocks: Positive | tuple[Positive, ...] | None = None
+    """Convolutions per decoder level, finest last level first; null: 2 (plain) or 1 (residual)."""
+    residual: bool = False
+    """Residual blocks in the encoder, as in nnU-Net's ResEnc."""
+    norm: Literal["instance", "batch", "group", "none"] = "instance"
+    """Normalisation after each convolution."""
+    activation: Literal["leaky_relu", "relu", "prelu", "gelu", "silu"] = "leaky_relu"
+    """Activation function."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability with which whole feature maps are dropped after each convolution."""
+    deep_supervision: bool = True
+    """Train the coarser decoder levels too."""
+
+
+class DiceLossConfig(Section):
+    """1 - soft Dice, foreground only (Milletari 2016)."""
+
+    name: Literal["dice"]
+    weight: PositiveFloat = 1.0
+    """Factor in the sum."""
+    batch: bool = False
+    """Compute Dice over the whole batch instead of patch by patch."""
+
+
+class CrossEntropyConfig(Section):
+    """Cross-entropy over all labels."""
+
+    name: Literal["cross_entropy"]
+    weight: PositiveFloat = 1.0
+    """Factor in the sum."""
+
+
+class TverskyConfig(Section):
+    """1 - Tversky index (Salehi 2017): alpha weighs false positives, beta false negatives."""
+
+    name: Literal["tversky"]
+    weight: PositiveFloat = 1.0
+    """Factor in the sum."""
+    alpha: Annotated[float, Field(ge=0)] = 0.3
+    """Weight of false positives."""
+    beta: Annotated[float, Field(ge=0)] = 0.7
+    """Weight of false negatives."""
+    batch: bool = False
+    """Compute over the whole batch instead of patch by patch."""
+
+
+class FocalConfig(Section):
+    """Focal loss (Lin 2017), over all labels, softmax."""
+
+    name: Literal["focal"]
+    weight: PositiveFloat = 1.0
+    """Factor in the sum."""
+    gamma: Annotated[float, Field(ge=0)] = 2.0
+    """How much easy voxels are played down; 0 is cross-entropy."""
+
+
+LossTerm = Annotated[
+    DiceLossConfig | CrossEntropyConfig | TverskyConfig | FocalConfig, Field(discriminator="name")
+]
+
+
+class SgdConfig(Section):
+    """Stochastic gradient descent with momentum."""
+
+    name: Literal["sgd"]
+    lr: PositiveFloat = 0.01
+    """Learning rate at the start."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Momentum."""
+    nesterov: bool = True
+    """Nesterov's variant."""
+    weight_decay: Annotated[float, Field(ge=0)] = 3e-5
+    """L2 penalty."""
+
+
+class AdamWConfig(Section):
+    """Adam with decoupled weight decay (Loshchilov 2019)."""
+
+    name: Literal["adamw"]
+    lr: PositiveFloat = 1e-3
+    """Learning rate at the start."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay."""
+
+
+OptimizerConfig = Annotated[SgdConfig | AdamWConfig, Field(discriminator="name")]
+
+
+class PolyConfig(Section):
+    """lr * (1 - progress) ** power, as in nnU-Net."""
+
+    name: Literal["poly"]
+    power: PositiveFloat = 0.9
+    """Exponent."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training during which the rate rises linearly from 0."""
+
+
+class CosineConfig(Section):
+    """Half a cosine from lr to 0."""
+
+    name: Literal["cosine"]
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training during which the rate rises linearly from 0."""
+
+
+class ConstantConfig(Section):
+    """The same learning rate throughout."""
+
+    name: Literal["constant"]
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the training during which the rate rises linearly from 0."""
+
+
+ScheduleConfig = Annotated[PolyConfig | CosineConfig | ConstantConfig, Field(discriminator="name")]
+
+
+class TrainConfig(Section):
+    """How the network is trained."""
+
+    patch_size: tuple[Positive, ...] = (128, 128, 96)
+    """Voxels per axis that the network sees at once."""
+    batch_size: Positive = 2
+    """Patches per step."""
+    epochs: Positive = 500
+    """Number of epochs; `budget` may end the training earlier."""
+    iterations_per_epoch: Positive = 250
+    """Steps per epoch."""
+    budget: Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s*(s|sec|min|h)$")] | None = None
+    """Time for the training, such as 30min or 12h; the schedule is drawn over it. Null: `epochs` decides."""
+    foreground: Fraction = 0.33
+    """Share of each batch that is centred on a labelled voxel (nnU-Net: 0.33)."""
+    optimizer: OptimizerConfig = SgdConfig(name="sgd")
+    """Optimizer."""
+    schedule: ScheduleConfig = PolyConfig(name="poly")
+    """How the learning rate falls."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto`: bf16 where the device computes it natively, fp16 on older GPUs, else fp32."""
+    clip_norm: PositiveFloat | None = 12.0
+    """Largest norm of the gradient; null: no clipping."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Processes that prepare patches; 0: a thread of this process. `auto`: 0 on a CPU."""
+
+
+class ValidateConfig(Section):
+    """How the held-out cases are scored during training: whole, in their original grid."""
+
+    every: Positive = 10
+    """Epochs between two validations; the last epoch is always validated."""
+    metric: Literal["dice"] = "dice"
+    """What decides which epoch is best: mean over foreground labels and cases."""
+    cases: Positive | None = None
+    """At most so many cases during training (the last validation uses all); null: all."""
+
+
+class InferenceConfig(Section):
+    """Defaults for prediction; the command line may override them."""
+
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Overlap of neighbouring windows, as a share of the patch."""
+    tta: bool = False
+    """Average over mirrored copies (as many as 2 to the number of mirrored axes)."""
+    batch_size: Positive = 1
+    """Windows per forward pass."""
+
+
+class LargestComponentConfig(Section):
+    """Keep the largest connected component of one label."""
+
+    name: Literal["largest_component"]
+    label: str
+    """Name of the label."""
+
+
+class RemoveSmallConfig(Section):
+    """Remove connected components of one label that are smaller than a volume."""
+
+    name: Literal["remove_small"]
+    label: str
+    """Name of the label."""
+    ml: PositiveFloat
+    """Components smaller than this many millilitres are removed."""
+
+
+class FillHolesConfig(Section):
+    """Fill the holes of one label that are enclosed by it on all sides."""
+
+    name: Literal["fill_holes"]
+    label: str
+    """Name of the label."""
+
+
+PostprocessStep = Annotated[
+    LargestComponentConfig | RemoveSmallConfig | FillHolesConfig, Field(discriminator="name")
+]
+
+
+class LoggingConfig(Section):
+    """What is recorded beside metrics.jsonl and train.log."""
+
+    tensorboard: bool = False
+    """Write TensorBoard events into the run folder (needs the extra `tensorboard`)."""
+    mlflow: None = None
+    """Reserved; only null is valid in this version."""
+
+
+class Config(Section):
+    """A whole training configuration."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Short name of the task, for example ct_liver."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Start of all random numbers."""
+    deterministic: bool = False
+    """Bit-identical results on the same machine, at some cost in speed."""
+    data: DataConfig = DataConfig()
+    labels: dict[str, int | Annotated[tuple[int, ...], Field(min_length=1)]]
+    """Names to values in the mask files; a list of values merges them into one label."""
+    preprocess: PreprocessConfig = PreprocessConfig()
+    augment: AugmentConfig = AugmentConfig()
+    network: UNetConfig = UNetConfig()
+    loss: Annotated[
+        tuple[LossTerm, ...],
+        BeforeValidator(_as_tuple, json_schema_input_type=LossTerm | tuple[LossTerm, ...]),
+        Field(min_length=1),
+    ] = (
+        DiceLossConfig(name="dice"),
+        CrossEntropyConfig(name="cross_entropy"),
+    )
+    """Loss terms that are added up."""
+    train: TrainConfig = TrainConfig()
+    validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate")
+    inference: InferenceConfig = InferenceConfig()
+    postprocess: tuple[PostprocessStep, ...] = ()
+    """Steps applied to the finished mask, in order."""
+    logging: LoggingConfig = LoggingConfig()
+
+
+def level_strides(network: UNetConfig) -> tuple[tuple[int, ...], ...]:
+    """Stride of every level per axis, the first level included."""
+    if network.strides is None:
+        return ((1,) * network.dims,) + ((2,) * network.dims,) * (len(network.channels) - 1)
+    return tuple((s,) * network.dims if isinstance(s, int) else s for s in network.strides)
+
+
+def level_kernels(network: UNetConfig) -> tuple[tuple[int, ...], ...]:
+    """Kernel of every level per axis."""
+    kernels = network.kernel_size
+    if isinstance(kernels, int):
+        kernels = (kernels,) * len(network.channels)
+    return tuple((k,) * network.dims if isinstance(k, int) else k for k in kernels)
+
+
+def total_stride(network: UNetConfig) -> tuple[int, ...]:
+    """By how much the deepest level is smaller than the input, per axis; patches must be multiples of it."""
+    result = [1] * network.dims
+    for stride in level_strides(network):
+        result = [a * b for a, b in zip(result, stride, strict=True)]
+    return tuple(result)
+
+
+def budget_seconds(budget: str | None) -> float | None:
+    """`"30min"` to 1800.0; null to null."""
+    if budget is None:
+        return None
+    number = float(budget.rstrip("secminh "))
+    unit = budget.lstrip("0123456789. ")
+    return number * {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}[unit]

@@ -1,0 +1,245 @@
+"""Reads image files into `Volume`: NIfTI with nibabel, NRRD/MHA with SimpleITK, pictures with Pillow.
+
+What a file is, is decided by its ending for the choice of reader and by its bytes for the rest: text
+renamed to .nii, a truncated .nii.gz, an impossible header end in one sentence. Files only; DICOM
+folders are `io.dicom`.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medunet.errors import DataError, GeometryError, ReadError
+from medunet.geometry import RAS_FROM_LPS, Geometry, format_shape
+from medunet.io.volume import Source, Volume
+
+NIFTI = (".nii.gz", ".nii")
+ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
+ENDINGS = NIFTI + ITK + PICTURES
+
+
+def image_ending(path: Path) -> str:
+    """The image ending of a file name in lower case (".nii.gz", ".png", ...), or "" if it is none of them."""
+    name = path.name.lower()
+    return next((ending for ending in ENDINGS if name.endswith(ending) and not name.startswith(".")), "")
+
+
+def stem(path: Path) -> str:
+    """File name without its image ending: `case.01.nii.gz` gives `case.01`."""
+    ending = image_ending(path)
+    return path.name[: len(path.name) - len(ending)] if ending else path.stem
+
+
+def read_image(paths: Path | Sequence[Path], *, check_values: bool = True) -> Volume:
+    """Read one image; several paths are its channels, all on one grid.
+
+    Args:
+        paths: one file, or one per channel.
+        check_values: refuse NaN and infinite voxels.
+
+    Returns:
+        Volume of (C, *spatial) in the file's own axis order and dtype (float32 or float64 after scl_slope).
+
+    Raises:
+        ReadError: missing, truncated or unknown file.
+        DataError: 4D images, complex numbers, NaN or infinite voxels, channels that differ in grid.
+        GeometryError: an impossible spacing or affine.
+    """
+    parts = [paths] if isinstance(paths, Path) else list(paths)
+    volumes = [_read_one(path) for path in parts]
+    first = volumes[0]
+    for path, other in zip(parts[1:], volumes[1:], strict=True):
+        difference = first.geometry.difference(other.geometry)
+        if difference:
+            raise GeometryError(
+                f"The channels of one case must lie on one grid, but {path.name} has {difference} ({parts[0].name}).",
+                "Register and resample them first.",
+            )
+    if check_values:
+        for path, volume in zip(parts, volumes, strict=True):
+            check_finite(volume.array, path)
+    array = first.array if len(volumes) == 1 else np.concatenate([volume.array for volume in volumes])
+    return Volume(array, first.geometry, first.source)
+
+
+def read_mask(path: Path) -> tuple[NDArray[np.generic], Geometry]:
+    """Read a mask as written: integer array (*spatial) of file values, and its grid.
+
+    Raises:
+        ReadError, GeometryError: as `read_image`.
+        DataError: several channels, or values that are not integers.
+    """
+    volume = _read_one(path)
+    if volume.channels != 1:
+        raise DataError(f"{path} has {volume.channels} channels; a mask has one value per voxel.")
+    array = volume.array[0]
+    if array.dtype.kind == "f":
+        check_finite(array, path)
+        rounded = np.rint(array)
+        if not np.array_equal(rounded, array):
+            raise DataError(f"{path} holds fractions such as {array[rounded != array].flat[0]:g}; labels are whole numbers.")
+        array = rounded.astype(np.int32)
+    elif array.dtype.kind == "b":
+        array = array.astype(np.uint8)
+    return array, volume.geometry
+
+
+def read_geometry(path: Path) -> Geometry:
+    """Grid of an image from its header, without its voxels where the format allows.
+
+    Raises:
+        ReadError, GeometryError, DataError: as `read_image`.
+    """
+    if image_ending(path) in NIFTI:
+        image = _open_nifti(path)
+        return _nifti_geometry(image, path)
+    return _read_one(path).geometry
+
+
+def check_finite(array: NDArray[np.generic], path: Path) -> None:
+    """Refuse NaN and infinite voxels.
+
+    Raises:
+        DataError: with their number.
+    """
+    if array.dtype.kind != "f":
+        return
+    finite = np.isfinite(array)
+    if not finite.all():
+        bad = int(array.size - np.count_nonzero(finite))
+        raise DataError(
+            f"{path} holds {bad} of {array.size} voxels that are NaN or infinite; every voxel needs a value.",
+            "Replace them (numpy.nan_to_num) if you know what they stand for.",
+        )
+
+
+def _read_one(path: Path) -> Volume:
+    ending = image_ending(path)
+    if not path.is_file():
+        raise ReadError(f"There is no file {path}.", "Check the path.")
+    if not ending:
+        raise ReadError(f"{path} is no image that can be read; the endings are {', '.join(ENDINGS)}.")
+    if ending in NIFTI:
+        return _read_nifti(path)
+    if ending in ITK:
+        return _read_itk(path)
+    return _read_picture(path)
+
+
+def _broken(path: Path, kind: str, error: Exception) -> ReadError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ReadError(
+        f"{path} cannot be read as {kind} (truncated, damaged, or another format than its name says): {reason}.",
+        "Copy or export it again.",
+    )
+
+
+def _open_nifti(path: Path) -> Any:
+    import nibabel
+
+    try:
+        return nibabel.load(path)
+    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise _broken(path, "NIfTI", error) from error
+
+
+def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
+    """Drop trailing axes of length 1 beyond the third."""
+    result = tuple(int(n) for n in shape)
+    while len(result) > 3 and result[-1] == 1:
+        result = result[:-1]
+    return result
+
+
+def _nifti_geometry(image: Any, path: Path) -> Geometry:
+    shape = _squeezed(image.shape)
+    if len(shape) > 3:
+        raise DataError(
+            f"{path} is {len(shape)}D ({format_shape(shape)}); one image is a 3D volume.",
+            "Split time points or channels into files of their own.",
+        )
+    if len(shape) < 2 or min(shape) < 1:
+        raise DataError(f"{path} has the shape {format_shape(shape)}; an image has two or three axes with voxels.")
+    zooms = np.asarray(image.header["pixdim"][1 : 1 + len(shape)], dtype=float)
+    if not np.isfinite(zooms).all() or (zooms <= 0).any():
+        raise GeometryError(
+            f"{path} states a spacing of {' x '.join(f'{z:g}' for z in zooms)} mm; every axis needs a positive one.",
+            "Repair pixdim in the header.",
+        )
+    try:
+        if len(shape) == 2:
+            return Geometry.plain(shape, zooms)
+        return Geometry.from_affine(image.affine, shape)
+    except GeometryError as error:
+        raise GeometryError(f"{path}: {error.message}", error.hint) from error
+
+
+def _read_nifti(path: Path) -> Volume:
+    image = _open_nifti(path)
+    geometry = _nifti_geometry(image, path)
+    slope, intercept = image.dataobj.slope, image.dataobj.inter
+    try:
+        raw = image.dataobj.get_unscaled() if (slope, intercept) == (1.0, 0.0) else image.dataobj.get_scaled(np.float32)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise _broken(path, "NIfTI", error) from error
+    array = np.asarray(raw)
+    if array.dtype.names or array.dtype.kind == "c":
+        raise DataError(f"{path} holds {array.dtype} voxels (colour or complex); one real number per voxel is needed.")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False).reshape(geometry.shape)
+    return Volume(array[None], geometry, Source(path, "nifti", header=image.header, files=(path,)))
+
+
+def _read_itk(path: Path) -> Volume:
+    import SimpleITK
+
+    try:
+        image = SimpleITK.ReadImage(str(path))
+    except RuntimeError as error:
+        raise _broken(path, "an ITK image", error) from error
+    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
+        image = image[:, :, :, 0]
+    if image.GetDimension() not in (2, 3):
+        raise DataError(f"{path} is {image.GetDimension()}D; one image is a 3D volume or a 2D picture.")
+    return from_simpleitk(image, Source(path, "nrrd", files=(path,)))
+
+
+def from_simpleitk(image: Any, source: Source) -> Volume:
+    """A SimpleITK image (LPS, z-y-x arrays) as a `Volume` (RAS, x-y-z arrays)."""
+    import SimpleITK
+
+    rank = image.GetDimension()
+    data = SimpleITK.GetArrayFromImage(image)
+    if image.GetNumberOfComponentsPerPixel() == 1:
+        data = data[..., None]
+    array = np.ascontiguousarray(data.transpose(*range(rank, -1, -1)))
+    lps = np.eye(rank + 1)
+    lps[:-1, :-1] = np.asarray(image.GetDirection()).reshape(rank, rank) * np.asarray(image.GetSpacing())
+    lps[:-1, -1] = image.GetOrigin()
+    flip = RAS_FROM_LPS if rank == 3 else np.diag([-1.0, -1.0, 1.0])
+    return Volume(array, Geometry.from_affine(flip @ lps, image.GetSize()), source)
+
+
+def _read_picture(path: Path) -> Volume:
+    """A picture as (C, width, height): array axis 0 runs right, axis 1 runs down the picture."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            if getattr(picture, "n_frames", 1) > 1:
+                raise DataError(f"{path} holds {picture.n_frames} pages; one picture is needed.")
+            if picture.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
+                picture = picture.convert("RGB")
+            array = np.asarray(picture)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _broken(path, "a picture", error) from error
+    if array.ndim == 2:
+        array = array[..., None]
+    array = np.ascontiguousarray(array.transpose(2, 1, 0))
+    return Volume(array, Geometry.plain(array.shape[1:]), Source(path, "picture", files=(path,)))
