@@ -38,7 +38,7 @@ class DataConfig(Section):
     """Folder (or CSV file) that holds the data set; `--data` sets it. `${VAR}` and `~` are expanded."""
     format: Literal["auto", "decathlon", "nnunet", "csv", "folders"] = "auto"
     """Layout of the data set; `auto` looks for dataset.json, imagesTr, *.csv, images/ + labels/."""
-    modality: tuple[str, ...] = ("CT",)
+    modality: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("CT",)
     """One name per image channel, for example [CT] or [T1, T2, FLAIR]."""
     fold: Annotated[int, Field(ge=0)] = 0
     """Which fold is held out for validation, from 0."""
@@ -99,7 +99,7 @@ class CropConfig(Section):
 class PreprocessConfig(Section):
     """What is done to every image, in training and in prediction alike, and undone on the mask."""
 
-    orientation: Annotated[str, Field(pattern="^[RLAPSI]{2,3}$")] = "RAS"
+    orientation: Annotated[str, Field(pattern="^[RLAPSI]{2,3}$", examples=["RAS", "LPS"])] = "RAS"
     """Axis directions after reading: one letter per axis."""
     spacing: tuple[PositiveFloat, ...] | None = None
     """Voxel size in mm that the network sees; null keeps the size of each image."""
@@ -276,7 +276,9 @@ class TrainConfig(Section):
     """Number of epochs; `budget` may end the training earlier."""
     iterations_per_epoch: Positive = 250
     """Steps per epoch."""
-    budget: Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s*(s|sec|min|h)$")] | None = None
+    budget: (
+        Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)? *(s|sec|min|h)$", examples=["90s", "30min", "12h"])] | None
+    ) = None
     """Time for the training, such as 30min or 12h; the schedule is drawn over it. Null: `epochs` decides."""
     foreground: Fraction = 0.33
     """Share of each batch that is centred on a labelled voxel (nnU-Net: 0.33)."""
@@ -359,7 +361,7 @@ class Config(Section):
 
     name: Annotated[str, Field(min_length=1)]
     """Short name of the task, for example ct_liver."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Start of all random numbers."""
     deterministic: bool = False
     """Bit-identical results on the same machine, at some cost in speed."""

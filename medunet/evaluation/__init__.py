@@ -1,0 +1,1 @@
+"""Scores masks against reference masks."""

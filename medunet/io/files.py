@@ -54,19 +54,30 @@ def read_image(paths: Path | Sequence[Path], *, check_values: bool = True) -> Vo
     """
     parts = [paths] if isinstance(paths, Path) else list(paths)
     volumes = [_read_one(path) for path in parts]
-    first = volumes[0]
-    for path, other in zip(parts[1:], volumes[1:], strict=True):
-        difference = first.geometry.difference(other.geometry)
-        if difference:
-            raise GeometryError(
-                f"The channels of one case must lie on one grid, but {path.name} has {difference} ({parts[0].name}).",
-                "Register and resample them first.",
-            )
     if check_values:
         for path, volume in zip(parts, volumes, strict=True):
             check_finite(volume.array, path)
-    array = first.array if len(volumes) == 1 else np.concatenate([volume.array for volume in volumes])
-    return Volume(array, first.geometry, first.source)
+    return stack_channels(volumes)
+
+
+def stack_channels(volumes: Sequence[Volume]) -> Volume:
+    """One volume with the channels of all of them; geometry and source are those of the first.
+
+    Raises:
+        GeometryError: they do not lie on one grid.
+    """
+    first = volumes[0]
+    for other in volumes[1:]:
+        difference = first.geometry.difference(other.geometry)
+        if difference:
+            raise GeometryError(
+                "The channels of one case must lie on one grid, "
+                f"but {other.source.path.name} has {difference} ({first.source.path.name}).",
+                "Register and resample them first.",
+            )
+    if len(volumes) == 1:
+        return first
+    return Volume(np.concatenate([volume.array for volume in volumes]), first.geometry, first.source)
 
 
 def read_mask(path: Path) -> tuple[NDArray[np.generic], Geometry]:

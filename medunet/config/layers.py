@@ -1,0 +1,242 @@
+"""Puts the layers of a configuration on top of each other: base files, the file itself, the command line.
+
+Mappings merge key by key, everything else is replaced. Two kinds of mapping are one value and are replaced as a whole: one
+whose `name` changes (`optimizer: {name: adamw}` over an SGD), and `labels` that bring a background of their own. Knows
+which keys are paths, but neither types nor ranges.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medunet.config.document import Document, KeyPath, Place, as_written, dotted, read_value
+from medunet.config.schema import Config
+from medunet.errors import Problem
+
+PATH_KEYS: tuple[KeyPath, ...] = (("data", "root"), ("data", "cache"))
+"""Keys that hold a path: `${VAR}` and `~` are expanded, a relative one starts at the file that holds it."""
+
+_LABELS: KeyPath = ("labels",)
+_VARIABLE = re.compile(r"\$?\$\{([^}]*)\}?")
+_VARIABLE_NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?\Z", re.DOTALL)
+
+
+def merged(base: Document, over: Document) -> Document:
+    """`over` on top of `base`; every place is that of the layer which the value comes from."""
+    data = _merged(base.data, over.data, ())
+    places = {**base.places, **over.places}
+    return Document(
+        data=data,
+        places={path: place for path, place in places.items() if _exists(data, path)},
+        problems=base.problems + over.problems,
+        bad=base.bad | over.bad,
+        readable=base.readable and over.readable,
+    )
+
+
+def _merged(base: Any, over: Any, path: KeyPath) -> Any:
+    if not isinstance(base, dict) or not isinstance(over, dict) or _replaces(base, over, path):
+        return copy.deepcopy(over)
+    result = dict(base)
+    for key, value in over.items():
+        result[key] = _merged(base[key], value, (*path, key)) if key in base else copy.deepcopy(value)
+    return result
+
+
+def _replaces(base: dict[str, Any], over: dict[str, Any], path: KeyPath) -> bool:
+    if path == _LABELS:
+        return "background" in over
+    return path != () and "name" in over and over["name"] != base.get("name")
+
+
+def look_up(data: Any, path: KeyPath) -> Any:
+    """The value at a key path.
+
+    Raises:
+        KeyError: there is none.
+    """
+    for part in path:
+        if isinstance(data, dict) and part in data:
+            data = data[part]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            raise KeyError(dotted(path))
+    return data
+
+
+def _exists(data: Any, path: KeyPath) -> bool:
+    try:
+        look_up(data, path)
+    except KeyError:
+        return False
+    return True
+
+
+def place_of(document: Document, path: KeyPath, default: Place) -> Place:
+    """Where `path` was written, or the section around it, or `default`."""
+    for length in range(len(path), 0, -1):
+        place = document.places.get(path[:length])
+        if place is not None:
+            return place
+    return default
+
+
+class LayerError(Exception):
+    """A key path that cannot be followed or a variable that has no value; the message is the rule."""
+
+
+def apply_override(document: Document, text: str) -> None:
+    """Apply one `key=value` of `--set`; problems go into the document."""
+    place = Place(f"--set {text}", Path.cwd())
+    key, equals, written = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        rule = "must be written as key=value, with dots between sections, for example train.batch_size=4."
+        document.problems.append(Problem(place.where, "", rule))
+        return
+    if parts[0] == "extends":
+        document.problems.append(Problem(place.where, "extends", "can only be set in a file."))
+        return
+    value, problems = read_value(written, place)
+    document.problems.extend(problems)
+    if problems:
+        return
+    try:
+        set_value(document, parts, value, place)
+    except LayerError as error:
+        document.problems.append(Problem(place.where, dotted(parts), str(error)))
+
+
+def set_value(document: Document, parts: list[str], value: Any, place: Place) -> None:
+    """Put `value` at a key path such as `["loss", "0", "weight"]`; sections that are missing are made.
+
+    Raises:
+        LayerError: the path runs through a value, or past the end of a list.
+    """
+    document.data = copy.deepcopy(document.data)
+    path: KeyPath = ()
+    node: Any = document.data
+    for depth, part in enumerate(parts):
+        step = _step(node, part, path)
+        if step is None:
+            continue
+        path = (*path, step)
+        if depth < len(parts) - 1:
+            node = _entered(document, node, path, place)
+            continue
+        if step == "name" and depth > 0 and value != node.get("name"):
+            _keep_options(document, node, path[:-1])
+        node[step] = value
+    _mark(document, path, value, place)
+
+
+def _step(node: Any, part: str, path: KeyPath) -> str | int | None:
+    """The key or index that `part` means in `node`; None for index 0 of a list written as its single entry."""
+    if isinstance(node, dict):
+        return None if part == "0" and "name" in node else part
+    if isinstance(node, list):
+        if not part.isdecimal() or int(part) >= len(node):
+            raise LayerError(f"{dotted(path)} is a list with entries 0 to {len(node) - 1}; there is no entry {part}.")
+        return int(part)
+    raise LayerError(f"{dotted(path)} is {as_written(node)}, so it has no key {part}.")
+
+
+def _keep_options(document: Document, node: dict[str, Any], path: KeyPath) -> None:
+    """Drop the keys of another variant, as a file on top would, but for those given on the command line."""
+    for key in list(node):
+        if not document.places[(*path, key)].where.startswith("--"):
+            del node[key]
+
+
+def _entered(document: Document, node: Any, path: KeyPath, place: Place) -> Any:
+    """The container below the last step of `path`; made from the default where the file has none."""
+    step = path[-1]
+    if isinstance(node, list) or node.get(step) is not None:
+        return node[step]
+    default = default_at(path)
+    if isinstance(default, Mapping):
+        default = {"name": default["name"]} if "name" in default else {}
+    node[step] = default if default is not None else {}
+    _mark(document, path, node[step], place)
+    return node[step]
+
+
+def _mark(document: Document, path: KeyPath, value: Any, place: Place) -> None:
+    """Say that `path` and all below it was written at `place`."""
+    document.bad = {other for other in document.bad if other[: len(path)] != path}
+    document.places = {other: at for other, at in document.places.items() if other[: len(path)] != path}
+    pending: list[tuple[KeyPath, Any]] = [(path, value)]
+    while pending:
+        here, below = pending.pop()
+        document.places[here] = place
+        entries = below.items() if isinstance(below, dict) else enumerate(below) if isinstance(below, list) else ()
+        pending.extend(((*here, key), entry) for key, entry in entries)
+
+
+def default_at(path: KeyPath) -> Any:
+    """The default at a key path as plain data; None where there is none."""
+    config = Config.model_validate({"name": "default", "labels": {"background": 0, "structure": 1}})
+    data = config.model_dump(mode="json", by_alias=True, exclude={"name", "labels"})
+    try:
+        return look_up(data, path)
+    except KeyError:
+        return None
+
+
+def expand_paths(document: Document, *, skip: KeyPath | None = None) -> None:
+    """Expand `${VAR}`, `${VAR:-default}` and `~` in all path values and make them absolute; problems are added."""
+    for path in PATH_KEYS:
+        if path == skip or path in document.bad or not _exists(document.data, path):
+            continue
+        section = look_up(document.data, path[:-1])
+        value, place = section[path[-1]], document.places[path]
+        if not isinstance(value, str) or not value:
+            continue
+        try:
+            section[path[-1]] = absolute(expanded(value), place.folder)
+        except LayerError as error:
+            hint = "Give --data or set the variable." if path == ("data", "root") else "Set the variable."
+            document.problems.append(Problem(place.where, dotted(path), str(error), as_written(value), hint))
+            document.bad.add(path)
+
+
+def expanded(text: str) -> str:
+    """`${VAR}` and `${VAR:-default}` replaced from the environment; `$${` stands for a literal `${`.
+
+    Raises:
+        LayerError: a variable is not set or empty, or the braces hold no name.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        whole = match.group(0)
+        if whole.startswith("$$"):
+            return whole[1:]
+        found = _VARIABLE_NAME.match(match.group(1)) if whole.endswith("}") else None
+        if found is None:
+            raise LayerError(f"{whole} is no variable; write ${{NAME}} or ${{NAME:-default}}.")
+        name, default = found.groups()
+        value = os.environ.get(name) or default
+        if value is None:
+            state = "empty" if name in os.environ else "not set"
+            raise LayerError(f"the environment variable {name} is {state}.")
+        return str(value)
+
+    if "\0" in text:
+        raise LayerError("a path cannot hold the character NUL.")
+    return _VARIABLE.sub(replace, text)
+
+
+def escaped(text: str) -> str:
+    """Inverse of `expanded` for text that holds `${` itself."""
+    return text.replace("${", "$${")
+
+
+def absolute(text: str, folder: Path) -> str:
+    """An absolute path without `..`; links are not followed; `~` is the home folder."""
+    return os.path.abspath(folder / os.path.expanduser(text))  # noqa: PTH100, PTH111 - no error for an unknown ~user

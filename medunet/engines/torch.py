@@ -1,0 +1,45 @@
+"""Runs a network on batches of patches with torch: mixed precision, channels last, no gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from medunet.engines.device import channels_last
+from medunet.errors import DeviceError
+
+
+class TorchEngine:
+    """A network ready for inference on one device.
+
+    Args:
+        network: in any mode; it is moved to `device` and put into evaluation mode.
+        dims: spatial rank of the network.
+        device: where it runs.
+        precision: type of its arithmetic (autocast); float32 switches autocast off.
+    """
+
+    def __init__(self, network: nn.Module, dims: int, device: torch.device, precision: torch.dtype) -> None:
+        self.device = device
+        self.precision = precision
+        self.format = channels_last(dims)
+        self.network = network.to(device, memory_format=self.format).eval()
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        """Patches (B, C_in, *patch) float32 to logits (B, C_out, *patch) float32 on the engine's device.
+
+        Raises:
+            DeviceError: the device ran out of memory.
+        """
+        try:
+            with (
+                torch.inference_mode(),
+                torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32),
+            ):
+                logits: Tensor = self.network(patches.to(self.device).contiguous(memory_format=self.format))
+            return logits.float()
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(
+                f"{self.device} ran out of memory on {patches.shape[0]} windows of {tuple(patches.shape[2:])}.",
+                "Lower inference.batch_size, close other programs on the device, or use -d cpu.",
+            ) from error

@@ -1,0 +1,185 @@
+"""Scores the masks of one folder against those of another.
+
+A case that cannot be scored (another grid, a damaged file, a value that no label names) becomes a row that
+says why; the others are scored. Nothing is resampled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medunet.atomic import make_folder
+from medunet.errors import DataError, DatasetError, GeometryError, MedunetError, UsageError
+from medunet.evaluation.matching import Pair, match_files
+from medunet.evaluation.structures import LabelsLike, Structures, read_structures
+from medunet.evaluation.summary import FAILED, MISSING, Evaluation, Row, summarise
+from medunet.geometry import Geometry
+from medunet.io.files import read_mask
+from medunet.labels import format_values
+from medunet.metrics import StructureScore, score_values
+
+_MOST_VALUES = 256
+"""More values than this, without a list of labels, are taken for an image."""
+
+_ABSENT = StructureScore(*(None,) * 8, prediction_ml=0.0, reference_ml=0.0, volume_difference_ml=0.0, ravd_percent=None)
+
+logger = logging.getLogger("medunet")
+
+
+@dataclass
+class _Case:
+    """What one case gave: its scores, or why there are none."""
+
+    pair: Pair
+    scores: dict[str, StructureScore] = field(default_factory=dict)
+    values: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    ignored: list[int] = field(default_factory=list)
+    status: str = ""
+    message: str = ""
+
+
+def evaluate(
+    predictions: Path | str,
+    references: Path | str,
+    out: Path | str | None = None,
+    *,
+    labels: LabelsLike | None = None,
+    tolerance_mm: float = 1.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Score predictions against references, in the references' own grids.
+
+    Args:
+        predictions: a folder of masks, or one mask.
+        references: likewise. Cases are matched by file name without ending and `_seg`; two files always match.
+        out: folder for `per_case.csv` and `summary.json`; None writes nothing.
+        labels: which values are which structure, see `read_structures`. None: every value but 0 that occurs
+            is a structure, `label_1`, `label_2`, ...
+        tolerance_mm: of the surface Dice.
+        progress: called with (cases done, cases in all).
+
+    Returns:
+        Rows and summary. Cases that could not be scored are rows too: see `Evaluation.problems`.
+
+    Raises:
+        UsageError: paths that do not exist or have no case in common, unusable labels or tolerance.
+        DatasetError: several files of one case, or no structure in any mask.
+        OutputError: `out` cannot be written.
+    """
+    if not isfinite(tolerance_mm) or tolerance_mm < 0:
+        raise UsageError(f"The tolerance is {tolerance_mm:g} mm; it must be 0 or more.")
+    structures = None if labels is None else read_structures(labels)
+    matching = match_files(Path(predictions), Path(references))
+    if out is not None:
+        make_folder(Path(out))
+    cases = []
+    for done, pair in enumerate(matching.pairs, start=1):
+        cases.append(_score(pair, structures, tolerance_mm))
+        if progress is not None:
+            progress(done, len(matching.pairs))
+    values = dict(structures.values) if structures else _values_found(cases)
+    if not values and any(not case.status for case in cases):
+        raise DatasetError("No mask holds any value but 0; there is nothing to score.", "Name what to score in labels.")
+    rows = [row for case in cases for row in _rows(case, values)]
+    settings = {
+        "predictions": str(predictions),
+        "references": str(references),
+        "labels": {name: list(members) for name, members in values.items()},
+        "tolerance_mm": tolerance_mm,
+    }
+    summary = summarise(rows, values, settings, _notes(cases))
+    summary["cases"]["without_reference"] = list(matching.without_reference)
+    result = Evaluation(tuple(rows), summary)
+    if out is not None:
+        result.save(Path(out))
+    return result
+
+
+def _score(pair: Pair, structures: Structures | None, tolerance_mm: float) -> _Case:
+    case = _Case(pair)
+    if pair.prediction is None:
+        case.status, case.message = MISSING, "There is no prediction of this name."
+        return case
+    try:
+        reference, geometry = read_mask(pair.reference)
+        prediction = _on_grid(*read_mask(pair.prediction), geometry)
+        present = sorted({int(value) for array in (prediction, reference) for value in np.unique(array)})
+        if structures is None:
+            case.values = _every_value(present)
+        else:
+            case.values = dict(structures.values)
+            case.ignored = _values_left_out(structures, present)
+        case.scores = score_values(prediction, reference, case.values, geometry.spacing, tolerance_mm=tolerance_mm)
+    except MedunetError as error:
+        case.status, case.message = FAILED, str(error)
+        logger.warning("%s: %s", pair.case, error)
+    return case
+
+
+def _on_grid(array: NDArray[Any], geometry: Geometry, wanted: Geometry) -> NDArray[Any]:
+    """`array` with the axes of `wanted`; the same voxels may be stored in another axis order.
+
+    Raises:
+        GeometryError: the voxels are not the same.
+    """
+    difference = wanted.difference(geometry)
+    if not difference:
+        return array
+    if geometry.rank == wanted.rank:
+        change = geometry.reorientation(wanted.axcodes)
+        if not wanted.difference(geometry.reoriented(change)):
+            return change.apply(array)
+    raise GeometryError(
+        f"The prediction must lie on the grid of its reference, but it has {difference}.",
+        "Write it on that grid; it is not resampled here, because that would change the scores.",
+    )
+
+
+def _every_value(present: list[int]) -> dict[str, tuple[int, ...]]:
+    if len(present) > _MOST_VALUES:
+        raise DataError(
+            f"The masks of this case hold {len(present)} different values; that looks like an image, not a mask.",
+            "Name the labels to score if it is one.",
+        )
+    return {f"label_{value}": (value,) for value in present if value != 0}
+
+
+def _values_left_out(structures: Structures, present: list[int]) -> list[int]:
+    others = structures.others(present)
+    if others and structures.background is not None:
+        named = ", ".join(f"{name} {'/'.join(map(str, members))}" for name, members in structures.values.items())
+        raise DataError(
+            f"The masks hold {format_values(others)}, which no label names.",
+            f"The labels are {named}. Name the value too, or choose structures without a background: NAME=VALUE,...",
+        )
+    return others
+
+
+def _values_found(cases: list[_Case]) -> dict[str, tuple[int, ...]]:
+    found = {name: members for case in cases for name, members in case.values.items()}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def _rows(case: _Case, values: Mapping[str, tuple[int, ...]]) -> list[Row]:
+    if case.status:
+        return [Row(case.pair.case, "", case.status, message=case.message)]
+    scores = {name: case.scores.get(name, _ABSENT) for name in values}
+    return [Row(case.pair.case, name, score.outcome, score) for name, score in scores.items()]
+
+
+def _notes(cases: list[_Case]) -> list[str]:
+    ignored = sorted({value for case in cases for value in case.ignored})
+    if not ignored:
+        return []
+    number = sum(bool(case.ignored) for case in cases)
+    note = f"No label names {format_values(ignored)} ({number} of {len(cases)} cases): counted as background."
+    logger.info("%s", note)
+    return [note]

@@ -1,0 +1,104 @@
+"""Which prediction belongs to which reference: by case id, the file name without ending and `_seg`.
+
+Looks at names only; reads no image.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from medunet.errors import DatasetError, Problem, ReadError, UsageError
+from medunet.io.files import ENDINGS, image_ending, stem
+
+_SUFFIX = "_seg"
+_SHOWN = 5
+
+logger = logging.getLogger("medunet")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One case; `prediction` is None where there is none."""
+
+    case: str
+    reference: Path
+    prediction: Path | None
+
+
+@dataclass(frozen=True)
+class Matching:
+    """All references with their predictions, by case id, and the predictions left over."""
+
+    pairs: tuple[Pair, ...]
+    without_reference: tuple[str, ...] = ()
+
+
+def case_id(path: Path) -> str:
+    """`liver_01_seg.nii.gz` and `liver_01.nrrd` are both `liver_01`."""
+    name = stem(path)
+    return name.removesuffix(_SUFFIX) or name
+
+
+def match_files(predictions: Path, references: Path) -> Matching:
+    """Pair the files of two folders, or two files whatever their names.
+
+    Raises:
+        UsageError: a path that does not exist, a file beside a folder, or nothing in common.
+        DatasetError: several files of one folder have the same case id.
+        ReadError: a folder that cannot be listed.
+    """
+    for path, option in ((predictions, "predictions"), (references, "references")):
+        if not path.exists():
+            raise UsageError(f"The {option} path {path} does not exist.", "Check the path.")
+    if predictions.is_file() and references.is_file():
+        return Matching((Pair(case_id(references), references, predictions),))
+    if predictions.is_file() or references.is_file():
+        file, folder = (predictions, references) if predictions.is_file() else (references, predictions)
+        raise UsageError(f"{file} is a file and {folder} is a folder.", "Give two files or two folders.")
+    found, wanted = _by_case(predictions), _by_case(references)
+    common = found.keys() & wanted.keys()
+    if not common:
+        raise UsageError(
+            f"No prediction matches a reference by name: {predictions} holds {_examples(found)}, "
+            f"{references} holds {_examples(wanted)}.",
+            f"A case has the same file name in both, with or without {_SUFFIX}; the endings are {', '.join(ENDINGS)}.",
+        )
+    missing, left_over = (tuple(sorted(keys)) for keys in (wanted.keys() - common, found.keys() - common))
+    if missing:
+        logger.warning("No prediction for %d of %d references: %s.", len(missing), len(wanted), _examples(missing))
+    if left_over:
+        logger.warning("No reference for %d of %d predictions: %s.", len(left_over), len(found), _examples(left_over))
+    pairs = tuple(Pair(case, wanted[case], found.get(case)) for case in sorted(wanted))
+    return Matching(pairs, left_over)
+
+
+def _by_case(folder: Path) -> dict[str, Path]:
+    """Images directly in `folder`. Of one mask in several formats the first of `ENDINGS` counts."""
+    try:
+        files = sorted(path for path in folder.iterdir() if image_ending(path) and path.is_file())
+    except OSError as error:
+        raise ReadError(f"The folder {folder} cannot be listed: {error.strerror or error}.") from error
+    groups: dict[str, list[Path]] = {}
+    for path in files:
+        groups.setdefault(case_id(path), []).append(path)
+    clashes = [
+        Problem(where=case, what=", ".join(path.name for path in paths), rule="one case has one mask.")
+        for case, paths in groups.items()
+        if len({stem(path) for path in paths}) > 1
+    ]
+    if clashes:
+        raise DatasetError(
+            f"{folder} holds several files of one case id (the name without ending and {_SUFFIX}).",
+            "Move the others away.",
+            clashes,
+        )
+    return {case: min(paths, key=lambda path: ENDINGS.index(image_ending(path))) for case, paths in groups.items()}
+
+
+def _examples(cases: Iterable[str]) -> str:
+    names = sorted(cases)
+    more = ", ..." if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more if names else "no image"

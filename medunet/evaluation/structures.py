@@ -1,0 +1,149 @@
+"""Which structures are scored: names and the values in mask files that make them up.
+
+They come from a medunet config, a model, a Decathlon or nnU-Net dataset.json, a plain YAML mapping, a
+`liver=1,tumour=2+3` text, or Python. Knows nothing of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medunet.errors import UsageError
+from medunet.labels import BACKGROUND, LabelMap
+
+LabelsLike = str | Path | LabelMap | Mapping[str, int | Sequence[int]]
+"""What `read_structures` understands."""
+
+_FILES_IN_FOLDER = ("model.yaml", "config.yaml", "dataset.json")
+_IGNORE = "ignore"
+
+
+@dataclass(frozen=True)
+class Structures:
+    """Structures to score.
+
+    Attributes:
+        values: name to the values in files; structures may overlap (regions).
+        background: values that are no structure; None where every other value is background.
+    """
+
+    values: Mapping[str, tuple[int, ...]]
+    background: tuple[int, ...] | None
+
+    def others(self, present: Iterable[int]) -> list[int]:
+        """The values of `present` that are neither a structure nor background, sorted; 0 is left out if open."""
+        named = {value for members in self.values.values() for value in members}
+        named.update((0,) if self.background is None else self.background)
+        return sorted(set(present) - named)
+
+
+def read_structures(labels: LabelsLike) -> Structures:
+    """Find out which structures are meant.
+
+    A list that names `background` is complete, and another value in a mask is an error; a list without
+    it is a choice, and all other values count as background.
+
+    Args:
+        labels: a path (config or model YAML, dataset.json, a folder that holds one of them), a text such as
+            `liver=1,tumour=2+3`, a `LabelMap`, or a mapping of names to a value or several.
+
+    Raises:
+        UsageError: no such file, or no usable labels in it.
+    """
+    if isinstance(labels, LabelMap):
+        return _structures(labels.to_mapping(), "The label map")
+    if isinstance(labels, Mapping):
+        return _structures(labels, "The labels")
+    path = Path(labels)
+    if "=" in str(labels) and not path.exists():
+        return _structures(_parse_list(str(labels)), "--labels")
+    if path.is_dir():
+        path = next((path / name for name in _FILES_IN_FOLDER if (path / name).is_file()), path / _FILES_IN_FOLDER[0])
+    return _structures(_read_file(path), str(path))
+
+
+def _parse_list(text: str) -> dict[str, list[int]]:
+    result: dict[str, list[int]] = {}
+    for part in text.split(","):
+        name, _, numbers = (piece.strip() for piece in part.partition("="))
+        try:
+            members = [int(number) for number in numbers.split("+")]
+        except ValueError:
+            members = []
+        if not name or not members:
+            raise UsageError(
+                f'--labels holds "{part.strip()}"; each part must be NAME=VALUE with a whole number.',
+                "For example: --labels liver=1,tumour=2+3 (2 and 3 together are the tumour).",
+            )
+        if name in result:
+            raise UsageError(f'--labels names "{name}" twice.', f"Join the values with +: {name}=1+2.")
+        result[name] = members
+    return result
+
+
+def _read_file(path: Path) -> Mapping[Any, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"The labels file {path} cannot be read: {error.strerror or error}.",
+            "Give a config, model.yaml, dataset.json or a list such as liver=1,tumour=2.",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"The labels file {path} is not text.", "Give a YAML or JSON file.") from error
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"The labels file {path} is neither YAML nor JSON: {reason}.") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"The labels file {path} holds no mapping of names to values.", "For example: liver: 1")
+    if "labels" not in document and "extends" in document:
+        raise UsageError(
+            f'{path} has no key "labels" of its own; they stand in the config that it extends.',
+            "Give that file, or the config.yaml of a run.",
+        )
+    inner = document.get("labels", document)
+    if not isinstance(inner, dict):
+        raise UsageError(f'The key "labels" of {path} must map names to values.', "For example: labels: {liver: 1}")
+    return inner
+
+
+def _names_first(mapping: Mapping[Any, Any]) -> dict[str, Any]:
+    """Names to values; Decathlon's dataset.json has it the other way round: `{"0": "background", "1": "liver"}`."""
+    if not mapping or not all(isinstance(value, str) for value in mapping.values()):
+        return {str(name): value for name, value in mapping.items()}
+    result: dict[str, Any] = {}
+    for number, name in mapping.items():
+        value = int(number) if str(number).lstrip("-").isdigit() else number
+        key = BACKGROUND if value == 0 else name
+        result[key] = [*result.get(key, []), value]
+    return result
+
+
+def _structures(mapping: Mapping[Any, Any], where: str) -> Structures:
+    values: dict[str, tuple[int, ...]] = {}
+    background: tuple[int, ...] | None = None
+    for name, value in _names_first(mapping).items():
+        members = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+        if not members or not all(isinstance(member, int) and not isinstance(member, bool) for member in members):
+            raise UsageError(
+                f'{where} gives "{name}" the value {value!r}; a label needs a whole number or a list of them.'
+            )
+        if name.lower() == BACKGROUND:
+            background = members
+        elif name.lower() == _IGNORE:
+            raise UsageError(
+                f'{where} has a label "{name}" for voxels that are left out; they cannot be left out of the scores.',
+                "Choose the structures: --labels NAME=VALUE,... (the voxels to ignore then count as background).",
+            )
+        else:
+            values[name] = members
+    if not values:
+        raise UsageError(f"{where} names no structure.", "Give at least one, for example liver=1.")
+    return Structures(values, background)

@@ -1,0 +1,64 @@
+"""Writes a segmentation as NIfTI on exactly the grid of its source.
+
+A mask of a NIfTI image takes over that image's header: shape, pixdim, qform, sform and their codes, bit for bit.
+A mask of a DICOM series, NRRD or array gets its affine as sform and qform (code 1, scanner).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medunet.atomic import atomic_file
+from medunet.geometry import Geometry
+from medunet.io.volume import Segmentation, Source
+
+_INTENT_LABEL = 1002
+_SCANNER = 1
+
+
+def write_nifti(segmentation: Segmentation, path: str | Path) -> Path:
+    """Write label values (as in the label map) to `path` (.nii or .nii.gz), atomically.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    values = segmentation.labels.to_values(segmentation.array)
+    return _write(values, segmentation.geometry, segmentation.source, Path(path), label=True)
+
+
+def write_nifti_array(array: NDArray[np.generic], geometry: Geometry, source: Source, path: str | Path) -> Path:
+    """Write a real array (*spatial) or (C, *spatial) (channels become the fourth axis) on the source's grid."""
+    if array.ndim > geometry.rank:
+        array = np.moveaxis(array, 0, -1)
+        source = Source(source.path, source.kind)
+    return _write(array, geometry, source, Path(path), label=False)
+
+
+def _write(values: NDArray[np.generic], geometry: Geometry, source: Source, path: Path, *, label: bool) -> Path:
+    import nibabel
+
+    if source.kind == "nifti" and source.header is not None:
+        header = source.header.copy()
+        values = values.reshape(header.get_data_shape())
+        header.set_data_dtype(values.dtype)
+        header.set_slope_inter(1, 0)
+        header["cal_min"] = header["cal_max"] = 0
+        # No affine is passed: nibabel then leaves qform, sform and their codes as they are.
+        image = nibabel.Nifti1Image(values, None, header)
+    else:
+        affine = np.eye(4)
+        rank = geometry.rank
+        affine[:rank, :rank] = geometry.affine[:rank, :rank]
+        affine[:rank, 3] = geometry.affine[:rank, rank]
+        image = nibabel.Nifti1Image(values, affine)
+        image.set_sform(affine, code=_SCANNER)
+        image.set_qform(affine, code=_SCANNER)
+        image.header.set_xyzt_units("mm")
+    if label:
+        image.header["intent_code"] = _INTENT_LABEL
+    with atomic_file(path) as part:
+        nibabel.save(image, part)
+    return path

@@ -1,0 +1,179 @@
+"""`Predictor`: a volume in, its segmentation on the same grid out; loaded once, used many times.
+
+Holds one engine per model; several models are an ensemble whose logits are averaged. No child processes; one
+call at a time runs on the device, callers from several threads wait for each other.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medunet.engines.device import resolve_device, resolve_precision
+from medunet.engines.torch import TorchEngine
+from medunet.errors import DataError, ModelError, UsageError
+from medunet.export.itk import write_itk
+from medunet.export.nifti import write_nifti
+from medunet.geometry import Geometry
+from medunet.io.files import ITK, NIFTI, check_finite, from_simpleitk, image_ending
+from medunet.io.read import read_volume
+from medunet.io.volume import Segmentation, Source, Volume
+from medunet.inference.logits import predict_logits
+from medunet.model import Model, load_model
+from medunet.postprocess import postprocess
+from medunet.transforms.preprocess import preprocess, restore, restore_probabilities
+
+logger = logging.getLogger("medunet")
+
+
+@dataclass(frozen=True)
+class Prediction(Segmentation):
+    """A segmentation that can save itself; see `Segmentation` for the array.
+
+    Attributes:
+        probabilities: (C, *spatial) float32 on the same grid, if they were asked for.
+    """
+
+    probabilities: NDArray[np.float32] | None = None
+
+    def save(self, path: str | Path) -> Path:
+        """Write to .nii, .nii.gz, .nrrd or .mha, by the ending.
+
+        Raises:
+            UsageError: another ending.
+            OutputError: it cannot be written.
+        """
+        path = Path(path)
+        ending = image_ending(path)
+        if ending in NIFTI:
+            return write_nifti(self, path)
+        if ending in ITK:
+            return write_itk(self, path)
+        raise UsageError(f"{path} has no ending that a mask can be written to.", "Use .nii.gz, .nii, .nrrd or .mha.")
+
+
+class Predictor:
+    """Applies one model, or the mean of several, to volumes.
+
+    Args:
+        models: a model, a path, or several of them that share labels, channels and preprocessing.
+        device: auto, cpu, cuda, cuda:N or mps.
+        tta: average over mirrored views; None takes the model's default.
+        precision: auto, fp32, bf16 or fp16.
+
+    Raises:
+        UsageError, ModelError: the models cannot be loaded or do not belong together.
+        DeviceError: the device is not there.
+    """
+
+    def __init__(
+        self,
+        models: Model | str | Path | Sequence[Model | str | Path],
+        *,
+        device: str = "auto",
+        tta: bool | None = None,
+        precision: str = "auto",
+    ) -> None:
+        given = [models] if isinstance(models, Model | str | Path) else list(models)
+        if not given:
+            raise UsageError("At least one model is needed.")
+        self.models = [model if isinstance(model, Model) else load_model(model) for model in given]
+        _check_together(self.models)
+        self.spec = self.models[0].spec
+        self.labels = self.models[0].labels
+        self.device = resolve_device(device)
+        self.precision = resolve_precision(precision, self.device)
+        self.tta = self.spec.inference.tta if tta is None else tta
+        dims = self.spec.network.dims
+        self._engines = [TorchEngine(model.build(), dims, self.device, self.precision) for model in self.models]
+        self._lock = threading.Lock()
+
+    def __call__(self, source: Any, *, series: str | None = None, probabilities: bool = False) -> Prediction:
+        """Segment one image.
+
+        Args:
+            source: a path (image file or DICOM folder), several paths (one per channel), a `Volume`, a nibabel
+                or a SimpleITK image.
+            series: which DICOM series: UID, text of its description, or "largest".
+            probabilities: keep them in the result (C times the memory of the image).
+
+        Raises:
+            DataError: the image cannot be read, holds NaN, or has another number of channels than the model.
+        """
+        volume = as_volume(source, series)
+        if volume.channels != len(self.spec.modality):
+            raise DataError(
+                f"The model takes {len(self.spec.modality)} channels ({', '.join(self.spec.modality)}), but "
+                f"{volume.source.path} has {volume.channels}."
+            )
+        with self._lock:
+            return self._predict(volume, probabilities=probabilities)
+
+    def _predict(self, volume: Volume, *, probabilities: bool) -> Prediction:
+        array, record = preprocess(volume, self.spec.preprocess)
+        image = torch.from_numpy(array)
+        logits = self._logits(image)
+        indices = restore(logits, record, dtype=self.labels.index_dtype)
+        indices = postprocess(indices, self.spec.postprocess, self.labels, volume.geometry.voxel_volume_ml)
+        kept = restore_probabilities(logits.softmax(0), record) if probabilities else None
+        return Prediction(indices, volume.geometry, self.labels, volume.source, kept)
+
+    def _logits(self, image: Tensor) -> Tensor:
+        """Mean logits (C_out, *S) of all models."""
+        total = predict_logits(image, self._engines[0], self.models[0].spec, tta=self.tta)
+        for engine, model in zip(self._engines[1:], self.models[1:], strict=True):
+            total += predict_logits(image, engine, model.spec, tta=self.tta)
+        return total / len(self.models)
+
+
+def as_volume(source: Any, series: str | None = None) -> Volume:
+    """Turn what a caller has into a `Volume`.
+
+    Raises:
+        UsageError: a type that is not understood.
+        DataError: an image that cannot be read or holds NaN.
+    """
+    if isinstance(source, Volume):
+        check_finite(source.array, source.source.path)
+        return source
+    if isinstance(source, str | Path):
+        return read_volume(Path(source), select=series)
+    if isinstance(source, list | tuple) and all(isinstance(item, str | Path) for item in source):
+        return read_volume(tuple(Path(item) for item in source), select=series)
+    module = type(source).__module__.partition(".")[0]
+    if module == "nibabel":
+        array = np.asarray(source.dataobj)
+        if array.ndim == 4 and array.shape[3] == 1:
+            array = array[..., 0]
+        if array.ndim != 3:
+            raise DataError(f"A nibabel image of {array.ndim} axes is no volume.", "Give one 3D image.")
+        check_finite(array, Path("image"))
+        geometry = Geometry.from_affine(source.affine, array.shape)
+        return Volume(array[None], geometry, Source(Path("image"), "nifti", header=source.header))
+    if module == "SimpleITK":
+        volume = from_simpleitk(source, Source(Path("image"), "nrrd"))
+        check_finite(volume.array, Path("image"))
+        return volume
+    raise UsageError(
+        f"A {type(source).__name__} cannot be segmented.", "Give a path, a Volume, a nibabel or a SimpleITK image."
+    )
+
+
+def _check_together(models: Sequence[Model]) -> None:
+    first = models[0].spec
+    for model in models[1:]:
+        for key in ("labels", "modality", "preprocess"):
+            if getattr(model.spec, key) != getattr(first, key):
+                raise ModelError(
+                    f"{model.path} and {models[0].path} differ in {key}; an ensemble needs models of one task.",
+                    "Predict with one of them, or train both from one config.",
+                )

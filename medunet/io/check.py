@@ -1,0 +1,227 @@
+"""Reads every case of a data set once, before anything is trained on it, and says all that is wrong.
+
+Also returns what was seen (`CaseStatistics`): the planner and the report start from it. One case is in
+memory at a time. Knows nothing of how cases are preprocessed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medunet.errors import DataError, DatasetError, Problem
+from medunet.geometry import format_shape
+from medunet.io.case import Case
+from medunet.io.files import read_mask
+from medunet.io.read import read_volume
+from medunet.io.volume import Volume
+from medunet.labels import LabelMap, format_values
+
+_LOG = logging.getLogger("medunet")
+
+PERCENTILES = (0.5, 50.0, 99.5)
+_SAMPLES = 1_000_000
+_BLOCK = 1 << 22
+_MANY_VALUES = 1 << 16
+
+
+@dataclass(frozen=True)
+class CaseStatistics:
+    """What one case holds.
+
+    Attributes:
+        id: of the case.
+        shape: voxels per array axis.
+        spacing: millimetres per array axis.
+        axcodes: letters of the array axes, for example "RAS".
+        channels: number of image channels.
+        minimum, maximum: smallest and largest value per channel.
+        percentiles: the 0.5, 50 and 99.5 percentile per channel, over at most a million evenly spaced voxels.
+        voxels: number of voxels per label name, background included; empty without a mask.
+    """
+
+    id: str
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    axcodes: str
+    channels: int
+    minimum: tuple[float, ...]
+    maximum: tuple[float, ...]
+    percentiles: tuple[tuple[float, ...], ...]
+    voxels: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """As numbers, texts, lists and dicts."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> CaseStatistics:
+        """Inverse of `to_json`, also after a round trip through a JSON file."""
+        fields: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+        fields["percentiles"] = tuple(tuple(row) for row in value["percentiles"])
+        return cls(**fields)
+
+
+def check_cases(
+    cases: Sequence[Case],
+    labels: LabelMap,
+    *,
+    channels: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[CaseStatistics]:
+    """Read image and mask of each case once and check them.
+
+    Per case: readable, finite, expected channels, not constant, mask on the image's grid, mask values named.
+    Over all: one spatial rank, every label occurs somewhere.
+
+    Args:
+        cases: with or without masks.
+        labels: what mask values mean.
+        channels: image channels that each case must have.
+        progress: called after each case with the number done and the number of all.
+
+    Returns:
+        Statistics in the order of `cases`.
+
+    Raises:
+        DatasetError: with every problem of every case.
+    """
+    problems: list[Problem] = []
+    statistics: list[CaseStatistics] = []
+    for done, case in enumerate(cases, start=1):
+        found = _check_case(case, labels, channels, problems)
+        if found is not None:
+            statistics.append(found)
+        if progress is not None:
+            progress(done, len(cases))
+    problems += _rank_problems(statistics)
+    if not problems:
+        problems += _absent_labels(statistics, labels)
+    if problems:
+        bad = len({problem.where for problem in problems if problem.where})
+        raise DatasetError(
+            f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in {bad or len(cases)} of {len(cases)} cases.",
+            problems=problems,
+        )
+    return statistics
+
+
+def _check_case(case: Case, labels: LabelMap, channels: int, problems: list[Problem]) -> CaseStatistics | None:
+    """Append what is wrong to `problems`; statistics if the image could be read."""
+    try:
+        volume = read_volume(case.images, channels=channels)
+    except DataError as error:
+        problems.append(Problem(case.id, "image", error.message, hint=error.hint))
+        return None
+    if volume.channels != channels:
+        rule = f"the config names {channels} (data.modality)."
+        problems.append(Problem(case.id, "channels", rule, value=str(volume.channels)))
+    statistics = _statistics(case, volume)
+    flat = [a == b for a, b in zip(statistics.minimum, statistics.maximum, strict=True)]
+    if all(flat):
+        rule = f"every voxel is {statistics.minimum[0]:g}; nothing can be learned from it."
+        problems.append(Problem(case.id, "image", rule))
+    elif any(flat):
+        _LOG.warning("%s: channel %d is constant.", case.id, flat.index(True))
+    if case.label is not None:
+        statistics.voxels.update(_check_mask(case, volume, labels, problems))
+    return statistics
+
+
+def _check_mask(case: Case, volume: Volume, labels: LabelMap, problems: list[Problem]) -> dict[str, int]:
+    """Append what is wrong with the mask to `problems`; voxels per label name."""
+    if case.label is None:
+        return {}
+    try:
+        mask, geometry = read_mask(case.label)
+    except DataError as error:
+        problems.append(Problem(case.id, "label", error.message, hint=error.hint))
+        return {}
+    difference = volume.geometry.difference(geometry)
+    if difference:
+        rule = f"it must lie on the grid of its image, but has {difference}."
+        problems.append(Problem(case.id, "label", rule, hint=f"Resample {case.label} to {case.images[0].name}."))
+    counts = count_values(mask)
+    unknown = [float(value) for value in sorted(counts) if value not in labels.values]
+    if unknown:
+        rule = f"it holds {format_values(unknown)}, which no label names; the labels are {labels.describe()}."
+        problems.append(Problem(case.id, "label", rule))
+    voxels = {label.name: sum(counts[value] for value in label.values) for label in labels.labels}
+    if not unknown and voxels[labels.names[0]] == mask.size:
+        _LOG.info("%s: the mask holds background only.", case.id)
+    return voxels
+
+
+def count_values(mask: NDArray[np.generic]) -> Counter[int]:
+    """Number of voxels per value of an integer array, block by block, without a sorted copy of the whole."""
+    counts: Counter[int] = Counter()
+    flat = mask.ravel(order="K")
+    for start in range(0, flat.size, _BLOCK):
+        block = flat[start : start + _BLOCK]
+        if block.dtype.kind in "iu" and block.min() >= 0 and block.max() < _MANY_VALUES:
+            numbers = np.bincount(block)  # ten times faster than sorting
+            values = np.flatnonzero(numbers)
+            numbers = numbers[values]
+        else:
+            values, numbers = np.unique(block, return_counts=True)
+        counts.update({int(value): int(number) for value, number in zip(values, numbers, strict=True)})
+    return counts
+
+
+def sampled_percentiles(channel: NDArray[np.generic]) -> tuple[float, ...]:
+    """`PERCENTILES` of an array over at most a million evenly spaced voxels."""
+    flat = channel.ravel(order="K")
+    sample = flat[:: max(1, -(-flat.size // _SAMPLES))].astype(np.float64)
+    return tuple(float(value) for value in np.percentile(sample, PERCENTILES))
+
+
+def _statistics(case: Case, volume: Volume) -> CaseStatistics:
+    array = volume.array
+    return CaseStatistics(
+        id=case.id,
+        shape=volume.geometry.shape,
+        spacing=volume.geometry.spacing,
+        axcodes=volume.geometry.axcodes,
+        channels=volume.channels,
+        minimum=tuple(float(channel.min()) for channel in array),
+        maximum=tuple(float(channel.max()) for channel in array),
+        percentiles=tuple(sampled_percentiles(channel) for channel in array),
+        voxels={},
+    )
+
+
+def _rank_problems(statistics: Sequence[CaseStatistics]) -> list[Problem]:
+    """Pictures among volumes, or the other way round."""
+    if not statistics:
+        return []
+    ((rank, _),) = Counter(len(case.shape) for case in statistics).most_common(1)
+    rule = f"most cases have {rank} axes, and all must have the same number."
+    return [
+        Problem(case.id, "image", rule, value=format_shape(case.shape))
+        for case in statistics
+        if len(case.shape) != rank
+    ]
+
+
+def _absent_labels(statistics: Sequence[CaseStatistics], labels: LabelMap) -> list[Problem]:
+    """Labels that no mask holds; nothing to say where there are no masks at all."""
+    masks = [case.voxels for case in statistics if case.voxels]
+    absent = [label for label in labels.foreground if not any(voxels[label.name] for voxels in masks)]
+    if not masks or not absent:
+        return []
+    if len(absent) == len(labels.foreground):
+        rule = f"every mask is empty; none of {labels.describe()} occurs."
+        return [Problem("", "labels", rule, hint="Check the values under `labels`.")]
+    return [
+        Problem(
+            "", f"label {label.name}", "it occurs in no mask.", value="/".join(map(str, label.values)),
+            hint="Correct its value or leave it out.",
+        )
+        for label in absent
+    ]  # fmt: skip

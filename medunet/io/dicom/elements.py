@@ -1,0 +1,142 @@
+"""Values of single DICOM elements, read with doubt.
+
+Works on the raw bytes that pydicom hands out, so an over-long decimal string, an unknown character set or a wrong
+VR costs one value and never a warning on the terminal. Knows nothing of images or series.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
+_NUMERIC = frozenset({*_BINARY, "DS", "IS"})
+_SHOWN = 40
+_QUIET = threading.RLock()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the warnings of pydicom and its codecs.
+
+    Python's warning filters belong to the whole process, so one thread at a time may change them.
+    """
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _item(dataset: Any, keyword: str) -> Any:
+    tag = tag_for_keyword(keyword)
+    return dataset.get_item(tag) if tag in dataset else None
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("latin-1").strip(" \0\r\n\t")
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "\\".join(str(part) for part in value)
+    return str(value)
+
+
+def text(dataset: Any, keyword: str) -> str:
+    """Value of a string element without padding, backslashes between its parts; "" if absent."""
+    item = _item(dataset, keyword)
+    return "" if item is None else _as_text(item.value)
+
+
+def parts(dataset: Any, keyword: str) -> tuple[str, ...]:
+    """The backslash-separated parts of a string element, each without padding."""
+    whole = text(dataset, keyword)
+    return tuple(part.strip(" \0") for part in whole.split("\\")) if whole else ()
+
+
+def printable(dataset: Any, keyword: str) -> str:
+    """Text in its character set, made safe for terminals and tables: no control characters, at most 64 long."""
+    try:
+        value = str(dataset.get(keyword, "") or "")
+    except Exception:  # pydicom raises a dozen types for a broken character set; the text is only shown
+        value = text(dataset, keyword)
+    return " ".join("".join(c if c.isprintable() else " " for c in value).split())[:64]
+
+
+def numbers(dataset: Any, keyword: str) -> tuple[float, ...]:
+    """All values of a numeric element (DS, IS, US, FD, ...); () if absent or empty.
+
+    Decimal strings may be longer than the 16 characters of PS3.5 section 6.2: scanners write such.
+
+    Raises:
+        ValueError: it holds something that is no finite number.
+    """
+    item = _item(dataset, keyword)
+    if item is None or item.value in (None, b"", ""):
+        return ()
+    code = _BINARY.get(item.VR if item.VR in _NUMERIC else dictionary_VR(keyword))
+    if isinstance(item.value, bytes) and code:
+        order = "<" if item.is_little_endian else ">"
+        count = len(item.value) // struct.calcsize(code)
+        values = tuple(float(v) for v in struct.unpack_from(f"{order}{count}{code}", item.value))
+    else:
+        values = _from_text(_as_text(item.value), keyword)
+    if not all(math.isfinite(value) for value in values):
+        raise ValueError(f"{keyword} holds a value that is not finite")
+    return values
+
+
+def _from_text(whole: str, keyword: str) -> tuple[float, ...]:
+    if not whole:
+        return ()
+    try:
+        if "_" in whole:  # float() would take 1_000
+            raise ValueError
+        return tuple(float(part) for part in whole.split("\\"))
+    except ValueError:
+        raise ValueError(f"{keyword} is {whole[:_SHOWN]!r} where numbers are needed") from None
+
+
+def number(dataset: Any, keyword: str) -> float | None:
+    """First value of a numeric element, None if absent.
+
+    Raises:
+        ValueError: it is no finite number.
+    """
+    values = numbers(dataset, keyword)
+    return values[0] if values else None
+
+
+def count(dataset: Any, keyword: str, default: int = 0) -> int:
+    """A whole number such as Rows, or `default` if absent.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
+    value = number(dataset, keyword)
+    if value is None:
+        return default
+    if value != int(value):
+        raise ValueError(f"{keyword} is {value:g} where a whole number is needed")
+    return int(value)
+
+
+def shown(dataset: Any, keyword: str) -> str:
+    """Any element as short text, to tell images apart by; "" if absent."""
+    item = _item(dataset, keyword)
+    if item is None:
+        return ""
+    if isinstance(item.value, bytes) and (item.VR if item.VR in _NUMERIC else dictionary_VR(keyword)) in _BINARY:
+        return "\\".join(f"{value:g}" for value in numbers(dataset, keyword))
+    return _as_text(item.value)
+
+
+def items(dataset: Any, keyword: str) -> tuple[Any, ...]:
+    """The data sets of a sequence, () if it is absent."""
+    return tuple(dataset[keyword].value or ()) if keyword in dataset else ()

@@ -1,0 +1,269 @@
+"""One file to its `Slice`s, from the header alone.
+
+Bytes decide what is DICOM, not names. The pixel data are not read, only measured: a truncated file, or one whose
+Rows and Columns promise more than is there, is found here, before anything is allocated. Knows nothing of series.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pydicom
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from medunet.errors import ReadError
+from medunet.io.dicom import enhanced
+from medunet.io.dicom.elements import count, parts, printable, quiet, shown, text
+from medunet.io.dicom.planes import plane_of, rescale_of, thickness_of
+from medunet.io.dicom.slices import Identity, Slice
+
+VOLUME_CLASSES = frozenset(
+    {
+        "1.2.840.10008.5.1.4.1.1.2",  # CT
+        "1.2.840.10008.5.1.4.1.1.2.1",  # enhanced CT
+        "1.2.840.10008.5.1.4.1.1.2.2",  # legacy converted enhanced CT
+        "1.2.840.10008.5.1.4.1.1.4",  # MR
+        "1.2.840.10008.5.1.4.1.1.4.1",  # enhanced MR
+        "1.2.840.10008.5.1.4.1.1.4.4",  # legacy converted enhanced MR
+        "1.2.840.10008.5.1.4.1.1.128",  # PET
+        "1.2.840.10008.5.1.4.1.1.128.1",  # legacy converted enhanced PET
+        "1.2.840.10008.5.1.4.1.1.130",  # enhanced PET
+        "1.2.840.10008.5.1.4.1.1.13.1.1",  # X-ray 3D angiographic
+        "1.2.840.10008.5.1.4.1.1.13.1.2",  # X-ray 3D craniofacial
+    }
+)
+TRAITS = (
+    ("image type", "ImageType"),
+    ("echo time", "EchoTime"),
+    ("echo", "EchoNumbers"),
+    ("inversion time", "InversionTime"),
+    ("flip angle", "FlipAngle"),
+    ("b-value", "DiffusionBValue"),
+    ("gradient", "DiffusionGradientOrientation"),
+    ("temporal position", "TemporalPositionIdentifier"),
+    ("trigger time", "TriggerTime"),
+    ("cardiac phase", "NominalPercentageOfCardiacPhase"),
+    ("frame reference time", "FrameReferenceTime"),
+    ("acquisition", "AcquisitionNumber"),
+    ("kernel", "ConvolutionKernel"),
+    ("tube voltage", "KVP"),
+)
+"""Label and keyword of what may tell images at one position apart, the most telling first."""
+
+_TAGS = (
+    "SOPClassUID Modality SeriesDescription PatientID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID "
+    "Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored HighBit "
+    "PixelSpacing ImageOrientationPatient ImagePositionPatient SliceThickness SpacingBetweenSlices RescaleSlope "
+    "RescaleIntercept ModalityLUTSequence NumberOfSeriesRelatedInstances "
+    "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
+).split() + [keyword for _, keyword in TRAITS]
+_COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I", "M": "M", "P": "P", "R": "R", "I": "I"}
+_LARGEST_SIDE = 16384
+_UNDEFINED = 0xFFFFFFFF
+_ITEM, _END = 0xFFFEE000, 0xFFFEE0DD
+
+
+@dataclass(frozen=True)
+class Header:
+    """What one DICOM file holds.
+
+    Attributes:
+        slices: its images; empty if it is another object.
+        kind: name of its SOP class, for example "Segmentation Storage".
+    """
+
+    slices: tuple[Slice, ...]
+    kind: str
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its bytes: "DICM" at byte 128, or a plausible first element without preamble.
+
+    False for what cannot be read and for anything but a regular file.
+    """
+    try:
+        if not path.is_file():
+            return False
+        with open(path, "rb") as handle:
+            return _looks_like_dicom(handle.read(132))
+    except OSError:
+        return False
+
+
+def _looks_like_dicom(head: bytes) -> bool:
+    if head[128:132] == b"DICM":
+        return True
+    if len(head) < 16:
+        return False
+    group, element, length = struct.unpack("<HHI", head[:8])
+    if head[4:6].isalpha() and head[4:6].isupper():  # explicit VR, either byte order
+        return group in (0x0002, 0x0008, 0x0200, 0x0800) and head[4:6] in (b"UL", b"UI", b"CS", b"SH", b"LO", b"DA")
+    return group in (0x0002, 0x0008) and element <= 0x0100 and 0 < length <= 256 and length % 2 == 0
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of one DICOM file.
+
+    Raises:
+        ReadError: truncated, malformed, or promising more pixels than it holds; the message is the reason alone,
+            without the path.
+    """
+    try:
+        with quiet(), open(path, "rb") as handle:
+            dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+            sop_class = UID(text(dataset, "SOPClassUID") or text(dataset.file_meta, "MediaStorageSOPClassUID"))
+            kind = printable_name(sop_class)
+            if not _is_image(sop_class, dataset):
+                return Header((), kind)
+            _check_pixels(dataset, handle)
+            return Header(_slices(dataset, path, sop_class), kind)
+    except ReadError:
+        raise
+    except Exception as error:  # pydicom raises a dozen types, RecursionError among them, for hostile headers
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ReadError(f"its header cannot be read ({reason})") from error
+
+
+def printable_name(sop_class: UID) -> str:
+    """Name of a SOP class, "object of unknown class" where it is none."""
+    return str(sop_class.name) if sop_class and not sop_class.is_private else "object of unknown class"
+
+
+def _is_image(sop_class: UID, dataset: Any) -> bool:
+    """Anything with pixels that is not a result (segmentation, dose, parametric map) of other images."""
+    if sop_class in VOLUME_CLASSES:
+        return True
+    known_as_other = sop_class.name != str(sop_class) and "Image Storage" not in sop_class.name
+    return not known_as_other and "Rows" in dataset
+
+
+def _check_pixels(dataset: Any, handle: BinaryIO) -> None:
+    rows, columns = count(dataset, "Rows"), count(dataset, "Columns")
+    if not (0 < rows <= _LARGEST_SIDE and 0 < columns <= _LARGEST_SIDE):
+        raise ReadError(f"it states {rows} rows and {columns} columns; 1 to {_LARGEST_SIDE} are possible")
+    bits, stored = count(dataset, "BitsAllocated"), count(dataset, "BitsStored")
+    if bits not in (1, 8, 16, 32) or not 0 < stored <= bits:
+        raise ReadError(f"it states {stored} bits stored of {bits} allocated, which no image has")
+    if dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        return  # the pixel data lie inside the compressed stream; decoding checks them
+    frames, samples = max(1, count(dataset, "NumberOfFrames", 1)), max(1, count(dataset, "SamplesPerPixel", 1))
+    needed = (rows * columns * frames * samples * bits + 7) // 8
+    length, there = _pixel_length(dataset, handle)
+    if length == _UNDEFINED:
+        if not _fragments_end(handle):
+            raise ReadError("it is truncated: its compressed pixel data do not end")
+    elif min(length, there) < needed:
+        raise ReadError(
+            f"it holds {min(length, there)} of the {needed} bytes that {frames} x {rows} x {columns} pixels need"
+        )
+
+
+def _pixel_length(dataset: Any, handle: BinaryIO) -> tuple[int, int]:
+    """Stated length of the pixel data and bytes that are left in the file; the handle ends at their first byte."""
+    implicit, little = dataset.original_encoding
+    order = "<" if little else ">"
+    head = handle.read(8)
+    if len(head) < 8:
+        raise ReadError("it is truncated: there are no pixel data")
+    if implicit:
+        (length,) = struct.unpack(order + "I", head[4:])
+    elif head[4:6] in (b"OB", b"OW", b"UN"):
+        (length,) = struct.unpack(order + "I", handle.read(4).ljust(4, b"\0"))
+    else:
+        (length,) = struct.unpack(order + "H", head[6:])
+    return length, os.fstat(handle.fileno()).st_size - handle.tell()
+
+
+def _fragments_end(handle: BinaryIO) -> bool:
+    """Whether the fragments of encapsulated pixel data (PS3.5 section A.4) run to their delimiter."""
+    size = os.fstat(handle.fileno()).st_size
+    while True:
+        head = handle.read(8)
+        if len(head) < 8:
+            return False
+        group, element, length = struct.unpack("<HHI", head)
+        tag = group << 16 | element
+        if tag == _END:
+            return True
+        if tag != _ITEM or handle.tell() + length > size:
+            return False
+        handle.seek(length, os.SEEK_CUR)
+
+
+def _slices(dataset: Any, path: Path, sop_class: UID) -> tuple[Slice, ...]:
+    identity = Identity(
+        series_uid=text(dataset, "SeriesInstanceUID"),
+        study_uid=text(dataset, "StudyInstanceUID"),
+        frame_of_reference=text(dataset, "FrameOfReferenceUID"),
+        patient=text(dataset, "PatientID"),
+        modality=printable(dataset, "Modality"),
+    )
+    whole = Slice(
+        path=path,
+        frame=None,
+        identity=identity,
+        description=printable(dataset, "SeriesDescription"),
+        rows=count(dataset, "Rows"),
+        columns=count(dataset, "Columns"),
+        plane=None,
+        fault=_fault(dataset, sop_class),
+        series_images=_series_images(dataset),
+    )
+    if not whole.fault and "PerFrameFunctionalGroupsSequence" in dataset:
+        return enhanced.frames(dataset, whole)
+    frames = count(dataset, "NumberOfFrames", 1)
+    if not whole.fault and frames > 1:
+        fault = f"{frames} frames in one file without functional groups that say where they lie"
+        return (replace(whole, fault=fault),)
+    return (_classic(dataset, whole),)
+
+
+def _series_images(dataset: Any) -> int:
+    try:
+        return count(dataset, "NumberOfSeriesRelatedInstances")
+    except ValueError:  # an optional remark; a wrong one must not cost the image
+        return 0
+
+
+def _classic(dataset: Any, whole: Slice) -> Slice:
+    if whole.fault:
+        return whole
+    plane, fault = plane_of(dataset, dataset, dataset)
+    image_type = parts(dataset, "ImageType")
+    return replace(
+        whole,
+        plane=plane,
+        fault=fault,
+        rescale=rescale_of(dataset),
+        thickness=thickness_of(dataset),
+        component=next((_COMPONENTS[part] for part in image_type[2:] if part in _COMPONENTS), ""),
+        traits=tuple((label, shown(dataset, keyword)) for label, keyword in TRAITS),
+    )
+
+
+def _fault(dataset: Any, sop_class: UID) -> str:
+    """Why the images of this file are no slices of a volume, or "". """
+    image_type = parts(dataset, "ImageType")
+    photometric = text(dataset, "PhotometricInterpretation")
+    samples = count(dataset, "SamplesPerPixel", 1)
+    if not text(dataset, "SeriesInstanceUID"):
+        return "without a Series Instance UID it is unknown which images belong together"
+    if sop_class and sop_class not in VOLUME_CLASSES:
+        return f"{printable_name(sop_class)} is no stack of slices of a scanner"
+    if not sop_class and text(dataset, "Modality") not in ("CT", "MR", "PT"):
+        return "neither SOP class nor modality say that it is a CT, MR or PET image"
+    if "LOCALIZER" in image_type:
+        return "a localizer"
+    if "MOSAIC" in image_type:
+        return "a mosaic: each image is a sheet of many slices; export it as single slices or enhanced MR"
+    if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        return f"colour or palette images ({photometric or 'no photometric interpretation'}) are no measurements"
+    if "ModalityLUTSequence" in dataset:
+        return "its values are coded by a lookup table (Modality LUT Sequence), not by slope and intercept"
+    if count(dataset, "HighBit", count(dataset, "BitsStored") - 1) != count(dataset, "BitsStored") - 1:
+        return "its High Bit is not Bits Stored - 1; how the values are packed is unknown"
+    return ""

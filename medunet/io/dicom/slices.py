@@ -1,0 +1,93 @@
+"""The noun that the rest of the package works with: `Slice`, one two-dimensional image of a series.
+
+A file of a classic object holds one, an enhanced multi-frame file many. Knows nothing of files' contents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What images of one volume have in common.
+
+    Attributes:
+        series_uid: Series Instance UID (0020,000E), "" if absent.
+        study_uid: Study Instance UID (0020,000D).
+        frame_of_reference: Frame of Reference UID (0020,0052); positions are comparable within one only.
+        patient: Patient ID (0010,0020); tells patients apart where UIDs were anonymised away. Never shown.
+        modality: for example "CT".
+    """
+
+    series_uid: str
+    study_uid: str
+    frame_of_reference: str
+    patient: str = field(repr=False)
+    modality: str
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where the pixels of one image lie, as the header states it (PS3.3 section C.7.6.2), in LPS.
+
+    Attributes:
+        spacing: millimetres between rows, then between columns: Pixel Spacing (0028,0030).
+        row: unit vector along a row, in which the column index grows.
+        column: unit vector along a column, in which the row index grows.
+        position: millimetres of the centre of the first pixel: Image Position (Patient) (0020,0032).
+    """
+
+    spacing: tuple[float, float]
+    row: tuple[float, float, float]
+    column: tuple[float, float, float]
+    position: tuple[float, float, float]
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """Unit vector out of the plane, row x column."""
+        normal: NDArray[np.float64] = np.cross(self.row, self.column)
+        return normal / np.linalg.norm(normal)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One two-dimensional image.
+
+    Attributes:
+        path: file.
+        frame: index in an enhanced multi-frame file, else None.
+        identity: what it shares with the other images of its volume.
+        description: Series Description, printable.
+        rows, columns: pixels.
+        plane: where it lies; None if the header does not say.
+        rescale: slope and intercept to physical values.
+        thickness: Slice Thickness in mm, else Spacing Between Slices, None if neither is stated.
+        component: "M", "P", "R", "I" for magnitude, phase, real and imaginary images, else "".
+        traits: further values (label, text) by which several images at one position are told apart.
+        fault: why it cannot belong to a volume; "" if it can.
+        series_images: Number of Series Related Instances (0020,1209), 0 if not stated.
+    """
+
+    path: Path
+    frame: int | None
+    identity: Identity
+    description: str
+    rows: int
+    columns: int
+    plane: Plane | None
+    rescale: tuple[float, float] = (1.0, 0.0)
+    thickness: float | None = None
+    component: str = ""
+    traits: tuple[tuple[str, str], ...] = ()
+    fault: str = ""
+    series_images: int = 0
+
+    @property
+    def name(self) -> str:
+        """File name, with the frame number (from 1, as viewers count) for multi-frame files."""
+        return self.path.name if self.frame is None else f"{self.path.name} frame {self.frame + 1}"

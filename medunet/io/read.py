@@ -1,0 +1,78 @@
+"""One door to images of every kind: a file, a DICOM series, or one of them per channel.
+
+Decides by what a path is, not by what it holds; reading itself is `io.files` and `io.dicom`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from medunet.io.files import check_finite, image_ending, read_image, stack_channels
+from medunet.io.volume import Volume
+
+_DICOM_ENDINGS = (".dcm", ".dicom", ".ima", ".zip")
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether `path` is to be read as DICOM: a folder, a zip, or a file that says so by name or by its first bytes.
+
+    The bytes are "DICM" after a preamble of 128 (DICOM PS3.10 section 7.1).
+    """
+    if path.is_dir():
+        return True
+    if image_ending(path) or not path.is_file():
+        return False
+    if path.suffix.lower() in _DICOM_ENDINGS:
+        return True
+    with open(path, "rb") as handle:
+        return handle.read(132)[128:] == b"DICM"
+
+
+def read_volume(
+    paths: Path | Sequence[Path], *, select: str | None = None, channels: int | None = None, check_values: bool = True
+) -> Volume:
+    """Read an image file, a DICOM series, or several of them as the channels of one volume.
+
+    Args:
+        paths: a file, a DICOM folder or zip; or a sequence of them, one per channel, all on one grid.
+        select: which series of a DICOM folder: its UID, a text in its description, or "largest".
+        channels: channels that are expected. A grey picture then becomes three equal channels where three
+            are, and a picture of three equal channels becomes one; nothing that loses information is done.
+        check_values: refuse NaN and infinite voxels.
+
+    Returns:
+        Volume of (C, *spatial) in physical values (HU for CT).
+
+    Raises:
+        ReadError, DataError, GeometryError: as `io.files.read_image`.
+        DicomError: the folder does not hold exactly one regular volume.
+    """
+    parts = [paths] if isinstance(paths, Path) else list(paths)
+    volume = stack_channels([_read_part(path, select, check_values) for path in parts])
+    return volume if channels is None else _fit_channels(volume, channels)
+
+
+def _read_part(path: Path, select: str | None, check_values: bool) -> Volume:
+    if not is_dicom(path):
+        return read_image(path, check_values=check_values)
+    from medunet.io.dicom import read_dicom
+
+    volume = read_dicom(path, select=select)
+    if check_values:
+        check_finite(volume.array, path)
+    return volume
+
+
+def _fit_channels(volume: Volume, channels: int) -> Volume:
+    """Grey to three equal channels and back, for pictures only: cameras and editors store grey pictures either way."""
+    if volume.source.kind != "picture" or volume.channels == channels:
+        return volume
+    if volume.channels == 1 and channels == 3:
+        return replace(volume, array=np.repeat(volume.array, 3, axis=0))
+    if volume.channels == 3 and channels == 1 and (volume.array == volume.array[:1]).all():
+        return replace(volume, array=volume.array[:1])
+    return volume

@@ -1,0 +1,99 @@
+"""Segmentation losses by name, and their weighted sum with deep supervision.
+
+The terms are MONAI's and torch's; all take logits (B, C, *S) and integer targets (B, 1, *S) of indices
+0..C-1. Background counts in cross-entropy and focal, not in Dice and Tversky.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from monai.losses import DeepSupervisionLoss, DiceLoss, FocalLoss, TverskyLoss
+from torch import Tensor, nn
+
+from medunet.config.schema import CrossEntropyConfig, DiceLossConfig, FocalConfig, LossTerm, TverskyConfig
+
+_SMOOTH = 1e-5
+
+
+class CrossEntropy(nn.Module):
+    """torch's cross-entropy for a target (B, 1, *S)."""
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean over voxels."""
+        return nn.functional.cross_entropy(logits, target.squeeze(1).long())
+
+
+def _dice(config: DiceLossConfig) -> nn.Module:
+    return DiceLoss(
+        include_background=False,
+        to_onehot_y=True,
+        softmax=True,
+        batch=config.batch,
+        smooth_nr=_SMOOTH,
+        smooth_dr=_SMOOTH,
+    )
+
+
+def _cross_entropy(config: CrossEntropyConfig) -> nn.Module:  # noqa: ARG001 - one signature for the table
+    return CrossEntropy()
+
+
+def _tversky(config: TverskyConfig) -> nn.Module:
+    return TverskyLoss(
+        include_background=False,
+        to_onehot_y=True,
+        softmax=True,
+        alpha=config.alpha,
+        beta=config.beta,
+        batch=config.batch,
+        smooth_nr=_SMOOTH,
+        smooth_dr=_SMOOTH,
+    )
+
+
+def _focal(config: FocalConfig) -> nn.Module:
+    return FocalLoss(include_background=True, to_onehot_y=True, use_softmax=True, gamma=config.gamma)
+
+
+LOSSES: dict[str, Callable[..., nn.Module]] = {
+    "dice": _dice,
+    "cross_entropy": _cross_entropy,
+    "tversky": _tversky,
+    "focal": _focal,
+}
+
+
+class SumLoss(nn.Module):
+    """Weighted sum of loss terms, computed in float32 whatever the network's precision."""
+
+    def __init__(self, terms: Sequence[LossTerm]) -> None:
+        super().__init__()
+        self.terms = nn.ModuleList(LOSSES[term.name](term) for term in terms)
+        self.weights = tuple(term.weight for term in terms)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Loss of logits (B, C, *S) against indices (B, 1, *S)."""
+        logits = logits.float()
+        total = torch.zeros((), device=logits.device)
+        for weight, term in zip(self.weights, self.terms, strict=True):
+            total = total + weight * term(logits, target)
+        return total
+
+
+def supervision_weights(heads: int) -> list[float]:
+    """1, 1/2, 1/4, ... per output, finest first, scaled to sum 1 (nnU-Net)."""
+    raw = [0.5**index for index in range(heads)]
+    return [value / sum(raw) for value in raw]
+
+
+def build_loss(terms: Sequence[LossTerm], heads: int) -> nn.Module:
+    """The loss of a training run: a sum of terms, over all outputs of deep supervision.
+
+    Args:
+        terms: the `loss:` section.
+        heads: outputs of the network in training mode; 1 means a single tensor.
+    """
+    loss = SumLoss(terms)
+    return loss if heads == 1 else DeepSupervisionLoss(loss, weights=supervision_weights(heads))

@@ -1,0 +1,146 @@
+"""Preprocessed cases on disk: one folder per case, written once, read through memory maps.
+
+The folder's name carries a key of everything that decides its content: path, size and modification time of the
+files, the `preprocess:` section, the labels, and the versions of the chain. A changed setting or file gets
+another key and can never hit an old entry. (MONAI's PersistentDataset hashes neither transforms nor content.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+import torch
+from numpy.typing import NDArray
+
+from medunet.atomic import atomic_folder
+from medunet.config.schema import PreprocessConfig
+from medunet.errors import DatasetError
+from medunet.io.files import read_mask
+from medunet.io.case import Case
+from medunet.io.read import read_volume
+from medunet.labels import LabelMap
+from medunet.transforms.preprocess import PREPROCESS_VERSION, Record, preprocess, preprocess_labels
+
+logger = logging.getLogger("medunet")
+
+CACHE_VERSION = 1
+_LOCATIONS = 10_000
+
+
+@dataclass(frozen=True)
+class CachedCase:
+    """A preprocessed case, opened lazily.
+
+    Attributes:
+        id: case id.
+        folder: where its arrays lie.
+        record: what preprocessing did.
+    """
+
+    id: str
+    folder: Path
+    record: Record
+
+    def image(self) -> NDArray[np.float32]:
+        """(C, *S) float32, memory-mapped: a patch read touches only its pages."""
+        result: NDArray[np.float32] = np.load(self.folder / "image.npy", mmap_mode="r")
+        return result
+
+    def label(self) -> NDArray[np.generic]:
+        """(*S) indices on the network's grid, memory-mapped."""
+        result: NDArray[np.generic] = np.load(self.folder / "label.npy", mmap_mode="r")
+        return result
+
+    def reference(self) -> NDArray[np.generic]:
+        """(*spatial) indices on the original grid, as the mask was read."""
+        with np.load(self.folder / "reference.npz") as data:
+            result: NDArray[np.generic] = data["reference"]
+        return result
+
+    def locations(self) -> dict[int, NDArray[np.int32]]:
+        """Up to 10,000 random voxels (n, rank) per label present, on the network's grid."""
+        with np.load(self.folder / "locations.npz") as data:
+            return {int(key): data[key] for key in data.files}
+
+
+def case_key(case: Case, config: PreprocessConfig, labels: LabelMap) -> str:
+    """SHA-256 (first 16 hex digits) of all that decides the preprocessed arrays of a case."""
+    files: list[dict[str, Any]] = []
+    for path in [*case.images, *([case.label] if case.label else [])]:
+        inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in inside:
+            stat = file.stat()
+            files.append({"path": str(file.resolve()), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns})
+    content = {
+        "files": files,
+        "preprocess": config.model_dump(mode="json"),
+        "labels": labels.to_mapping(),
+        "versions": [CACHE_VERSION, PREPROCESS_VERSION, np.__version__, scipy.__version__, torch.__version__],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def prepare_case(case: Case, folder: Path, config: PreprocessConfig, labels: LabelMap) -> CachedCase:
+    """Preprocess a labelled case into `folder`, or find it there.
+
+    Raises:
+        DataError: the case cannot be read or does not fit.
+        OutputError: the cache cannot be written.
+    """
+    if case.label is None:
+        raise DatasetError(f"Case {case.id} has no label.", "Training needs a mask for every case.")
+    target = folder / f"{_safe(case.id)}-{case_key(case, config, labels)}"
+    record_file = target / "record.json"
+    if record_file.is_file():
+        return CachedCase(case.id, target, Record.from_dict(json.loads(record_file.read_text(encoding="utf-8"))))
+    volume = read_volume(case.images)
+    image, record = preprocess(volume, config)
+    values, _ = read_mask(case.label)
+    reference = labels.to_indices(values)
+    label = preprocess_labels(reference, record, len(labels))
+    with atomic_folder(target) as part:
+        np.save(part / "image.npy", image)
+        np.save(part / "label.npy", label)
+        np.savez_compressed(part / "reference.npz", reference=reference)
+        np.savez(part / "locations.npz", **_locations(label, len(labels), case.id))  # type: ignore[arg-type]
+        (part / "record.json").write_text(json.dumps(record.to_dict()), encoding="utf-8")
+    return CachedCase(case.id, target, record)
+
+
+def prepare_cases(
+    cases: Sequence[Case], folder: Path, config: PreprocessConfig, labels: LabelMap, progress: Any = None
+) -> list[CachedCase]:
+    """Preprocess all cases; `progress(done, total)` is called after each."""
+    result = []
+    for done, case in enumerate(cases, start=1):
+        result.append(prepare_case(case, folder, config, labels))
+        if progress is not None:
+            progress(done, len(cases))
+    return result
+
+
+def _locations(label: NDArray[np.generic], count: int, case_id: str) -> dict[str, NDArray[np.int32]]:
+    """A bounded random sample of the voxels of every foreground label; the same for the same case id."""
+    seed = int.from_bytes(hashlib.sha256(case_id.encode()).digest()[:4], "little")
+    rng = np.random.default_rng(seed)
+    result: dict[str, NDArray[np.int32]] = {}
+    for index in range(1, count):
+        flat = np.flatnonzero(label == index)
+        if flat.size == 0:
+            continue
+        if flat.size > _LOCATIONS:
+            flat = np.sort(rng.choice(flat, _LOCATIONS, replace=False))
+        result[str(index)] = np.stack(np.unravel_index(flat, label.shape), axis=1).astype(np.int32)
+    return result
+
+
+def _safe(case_id: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in case_id)[:80]

@@ -1,0 +1,133 @@
+"""What a training run tells the outside: events for progress bars, metrics.jsonl, train.log, TensorBoard.
+
+The run calls an `Observer`; the command line draws bars with one. Nothing here prints.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger("medunet")
+
+
+@dataclass(frozen=True)
+class Step:
+    """After one optimizer step: counters from 1, losses as numbers, times in seconds."""
+
+    iteration: int
+    total: int
+    epoch: int
+    loss: float
+    lr: float
+    progress: float
+    iterations_per_second: float
+    remaining: float | None
+    dice: float | None
+
+
+@dataclass(frozen=True)
+class EpochSummary:
+    """After one epoch; a line of metrics.jsonl. `dice` holds the validation's mean per label, if there was one."""
+
+    epoch: int
+    iteration: int
+    loss: float
+    lr: float
+    seconds: float
+    elapsed: float
+    iterations_per_second: float
+    wait_share: float
+    dice_mean: float | None = None
+    dice: dict[str, float | None] = field(default_factory=dict)
+    best: bool = False
+
+    def line(self) -> str:
+        """One line for people."""
+        text = (
+            f"epoch {self.epoch}: loss {self.loss:.4f}, lr {self.lr:.2e}, "
+            f"{self.seconds:.1f} s ({self.iterations_per_second:.2f} it/s, {self.wait_share:.0%} waiting for data)"
+        )
+        if self.dice:
+            each = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in self.dice.items())
+            mean = "-" if self.dice_mean is None else f"{self.dice_mean:.4f}"
+            text += f", validation Dice {mean} ({each}){', best so far' if self.best else ''}"
+        return text
+
+
+class Observer:
+    """Receives events; every method may be overridden, none has to be."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """A counted stage before or after training: "check", "preprocess", "validate"."""
+
+    def step(self, step: Step) -> None:
+        """After every optimizer step."""
+
+    def epoch(self, summary: EpochSummary) -> None:
+        """After every epoch."""
+
+
+class RunLog:
+    """metrics.jsonl and TensorBoard events of a run folder."""
+
+    def __init__(self, folder: Path, *, tensorboard: bool) -> None:
+        self.path = folder / "metrics.jsonl"
+        self._writer: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._writer = SummaryWriter(str(folder))
+            except ImportError:
+                logger.warning(
+                    "logging.tensorboard is on, but TensorBoard is not installed: pip install 'medunet[tensorboard]'."
+                )
+
+    def keep_until(self, epoch: int) -> None:
+        """Drop lines after `epoch`: a resumed run writes them again."""
+        if not self.path.is_file():
+            return
+        lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        kept = [line for line in lines if json.loads(line)["epoch"] <= epoch]
+        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def write(self, summary: EpochSummary) -> None:
+        """Append one epoch."""
+        with open(self.path, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(asdict(summary), allow_nan=False) + "\n")
+        if self._writer is None:
+            return
+        values = {"train/loss": summary.loss, "train/lr": summary.lr, "validation/dice": summary.dice_mean}
+        values.update({f"validation/dice/{name}": value for name, value in summary.dice.items()})
+        for name, value in values.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, summary.epoch)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Copy the package's log into `path` while the context lasts."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = logger.level
+    if not logger.isEnabledFor(logging.INFO):
+        logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()

@@ -1,0 +1,155 @@
+"""The moving parts of a training run, built from the config: network, loss, optimizer, and one step of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medunet.config.schema import Config, OptimizerConfig
+from medunet.engines.device import channels_last, resolve_precision
+from medunet.errors import DeviceError, TrainingError
+from medunet.losses import build_loss
+from medunet.networks.registry import build_network
+from medunet.training.schedule import Clock, learning_rate
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is trained and with what.
+
+    Attributes:
+        network: on `device`, channels last.
+        loss: of the network's training output against (B, 1, *patch) indices.
+        optimizer: over all parameters.
+        scaler: scales the loss in fp16, does nothing otherwise.
+        device, precision: where and in which arithmetic.
+    """
+
+    network: nn.Module
+    loss: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    device: torch.device
+    precision: torch.dtype
+
+    def state(self) -> dict[str, Any]:
+        """Everything that changes while training, for a checkpoint."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to `state()`.
+
+        Raises:
+            TrainingError: it belongs to another network or optimizer.
+        """
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise TrainingError(
+                "The checkpoint does not fit the network or optimizer of the config.",
+                "Resume with the config in the run folder.",
+            ) from error
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["rng"].cpu())
+
+
+def build_parts(config: Config, device: torch.device, *, labels: int) -> Parts:
+    """Build from a config; weights are drawn from torch's global generator.
+
+    Args:
+        config: the whole configuration.
+        device: where to train.
+        labels: number of labels, background included.
+    """
+    precision = resolve_precision(config.train.precision, device)
+    network = build_network(config.network, len(config.data.modality), labels)
+    network = network.to(device, memory_format=channels_last(config.network.dims))
+    heads = len(network.heads) if isinstance(network.heads, nn.ModuleList) else 1
+    return Parts(
+        network=network,
+        loss=build_loss(config.loss, heads),
+        optimizer=_optimizer(config.train.optimizer, network),
+        scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
+        device=device,
+        precision=precision,
+    )
+
+
+def _optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optimizer:
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            network.parameters(),
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov and config.momentum > 0,
+            weight_decay=config.weight_decay,
+        )
+    return torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+
+
+def make_update(parts: Parts, config: Config, clock: Clock) -> Callable[[Any, dict[str, Tensor]], dict[str, float]]:
+    """One training step as ignite's process function: `update(engine, batch)` gives `{"loss", "lr"}`.
+
+    Given to MONAI's SupervisedTrainer as `iteration_update`, because its own step hard-codes CUDA autocast,
+    has no place for gradient clipping and goes on after a loss that is not a number.
+    """
+    memory = channels_last(config.network.dims)
+    base, schedule = config.train.optimizer.lr, config.train.schedule
+
+    def update(engine: Any, batch: dict[str, Tensor]) -> dict[str, float]:
+        lr = learning_rate(schedule, base, clock.progress(engine.state.iteration - 1))
+        for group in parts.optimizer.param_groups:
+            group["lr"] = lr
+        image = batch["image"].to(parts.device, non_blocking=True).contiguous(memory_format=memory)
+        label = batch["label"].to(parts.device, non_blocking=True)
+        parts.network.train()
+        parts.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(parts.device.type, parts.precision, enabled=parts.precision != torch.float32):
+            output = parts.network(image)
+        loss = parts.loss(output, label)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"The loss became {value} in step {engine.state.iteration} (learning rate {lr:.2e}).",
+                "The last good checkpoint is kept. Lower train.optimizer.lr, set train.clip_norm, or use "
+                "train.precision fp32.",
+            )
+        _apply_gradient(parts, loss, config.train.clip_norm)
+        return {"loss": value, "lr": lr}
+
+    return update
+
+
+def _apply_gradient(parts: Parts, loss: Tensor, clip_norm: float | None) -> None:
+    parts.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    if clip_norm is not None:
+        parts.scaler.unscale_(parts.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(parts.network.parameters(), clip_norm)
+        if not parts.scaler.is_enabled() and not bool(torch.isfinite(norm)):
+            raise TrainingError(
+                "The gradient became infinite or NaN.",
+                "The last good checkpoint is kept. Lower train.optimizer.lr or use train.precision fp32.",
+            )
+    parts.scaler.step(parts.optimizer)
+    parts.scaler.update()
+
+
+def out_of_memory(config: Config, device: torch.device) -> DeviceError:
+    """What to say when training does not fit."""
+    smaller = max(1, config.train.batch_size // 2)
+    return DeviceError(
+        f"{device} ran out of memory with train.batch_size {config.train.batch_size} and train.patch_size "
+        f"{list(config.train.patch_size)}.",
+        f"Try --set train.batch_size={smaller}, a smaller patch, or fewer network.channels.",
+    )

@@ -1,0 +1,158 @@
+"""Training patches: which case, where, and how it is changed; all from (seed, sample number) alone.
+
+Sample `n` is the same whoever computes it and whatever came before: thread, worker process, resumed run. So
+training order is exact without saving the state of any random generator. Cases come in shuffled passes, each
+seen equally often (nnU-Net draws with replacement).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import ThreadDataLoader, set_track_meta
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from medunet.config.schema import Config
+from medunet.training.cache import CachedCase
+from medunet.transforms.augment import apply_spatial, cut_size, draw_spatial, intensity_augment, spatial_settings
+
+_PASS, _SAMPLE = 1, 2
+
+
+def patch_shape(config: Config, rank: int) -> tuple[int, ...]:
+    """The patch in the data's rank: a 2D network on volumes takes patches one voxel deep on the last axis."""
+    return config.train.patch_size + (1,) * (rank - config.network.dims)
+
+
+class PatchDataset(Dataset[dict[str, torch.Tensor]]):
+    """Map from sample number to a patch.
+
+    Items are `image` (C, *patch) float32 and `label` (1, *patch) uint8 or int16, patch of `network.dims` axes.
+
+    Args:
+        cases: preprocessed cases of one rank.
+        config: the whole configuration.
+        labels: number of labels, background included.
+        spacing: of the network's grid in mm, one per axis.
+    """
+
+    def __init__(self, cases: Sequence[CachedCase], config: Config, labels: int, spacing: Sequence[float]) -> None:
+        self.cases = list(cases)
+        self.config = config
+        self.labels = labels
+        self.patch = patch_shape(config, len(spacing))
+        dims = config.network.dims
+        self.flat = len(spacing) > dims
+        self.settings = spatial_settings(config.augment, config.train.patch_size, tuple(spacing)[:dims])
+        self.intensity = intensity_augment(config.augment)
+        self._locations: dict[int, dict[int, NDArray[np.int32]]] = {}
+
+    def __len__(self) -> int:
+        return 2**62
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng([self.config.seed, _SAMPLE, index])
+        number = self._case_of(index)
+        case = self.cases[number]
+        image, label = case.image(), case.label()
+        centre = self._centre(number, label.shape, rng, forced=self._forced(index))
+        draw = draw_spatial(self.settings, rng)
+        cut = cut_size(self.config.train.patch_size, draw) + (1,) * (len(self.patch) - self.config.network.dims)
+        start = [c - n // 2 for c, n in zip(centre, cut, strict=True)]
+        pixels = torch.from_numpy(cut_padded(image, start, cut))
+        indices = torch.from_numpy(cut_padded(label[None], start, cut)[0])
+        if self.flat:
+            pixels, indices = pixels.squeeze(-1), indices.squeeze(-1)
+        pixels, indices = apply_spatial(pixels, indices, self.config.train.patch_size, draw, self.labels)
+        pixels = self.intensity(pixels, rng)
+        return {"image": pixels.contiguous(), "label": indices[None].contiguous()}
+
+    def _case_of(self, index: int) -> int:
+        """Cases in shuffled passes."""
+        round_, position = divmod(index, len(self.cases))
+        order = np.random.default_rng([self.config.seed, _PASS, round_]).permutation(len(self.cases))
+        return int(order[position])
+
+    def _forced(self, index: int) -> bool:
+        """Whether this position of the batch is centred on a labelled voxel: the last ones are (nnU-Net)."""
+        batch = self.config.train.batch_size
+        return index % batch >= round(batch * (1 - self.config.train.foreground))
+
+    def _centre(self, number: int, shape: Sequence[int], rng: np.random.Generator, *, forced: bool) -> list[int]:
+        """Centre voxel of the patch: uniform over all positions inside, or on a random labelled voxel."""
+        chosen: NDArray[np.int32] | None = None
+        if forced:
+            locations = self._locations.get(number)
+            if locations is None:
+                locations = self._locations[number] = self.cases[number].locations()
+            if locations:
+                voxels = locations[sorted(locations)[int(rng.integers(len(locations)))]]
+                chosen = voxels[int(rng.integers(len(voxels)))]
+        centre = []
+        for axis, (size, patch) in enumerate(zip(shape, self.patch, strict=True)):
+            low, high = patch // 2, size - (patch - patch // 2)
+            if high <= low:
+                centre.append(size // 2 if chosen is None or patch >= size else int(chosen[axis]))
+            elif chosen is not None:
+                centre.append(int(np.clip(chosen[axis], low, high)))
+            else:
+                centre.append(int(rng.integers(low, high + 1)))
+        return centre
+
+
+def cut_padded(array: NDArray[Any], start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
+    """A box of (C, *spatial) that may reach outside, where it is 0."""
+    result = np.zeros((array.shape[0], *size), dtype=array.dtype)
+    source, target = [], []
+    for begin, length, limit in zip(start, size, array.shape[1:], strict=True):
+        low, high = max(begin, 0), min(begin + length, limit)
+        if low >= high:
+            return result
+        source.append(slice(low, high))
+        target.append(slice(low - begin, high - begin))
+    result[(slice(None), *target)] = array[(slice(None), *source)]
+    return result
+
+
+class _Counter(Sampler[int]):
+    """Sample numbers from `start` on, without end."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        index = self.start
+        while True:
+            yield index
+            index += 1
+
+
+def patch_loader(
+    dataset: PatchDataset, *, first_sample: int, workers: int, pin_memory: bool
+) -> DataLoader[dict[str, torch.Tensor]]:
+    """Endless batches from sample number `first_sample` on.
+
+    Args:
+        dataset: the patches.
+        first_sample: batch size times the steps already done.
+        workers: processes; 0 prepares patches in a thread of this process.
+        pin_memory: for transfers to a GPU.
+    """
+    set_track_meta(False)  # plain tensors: MONAI's MetaTensor doubles the cost of small operations
+    batch = dataset.config.train.batch_size
+    sampler = _Counter(first_sample)
+    if workers == 0:
+        return ThreadDataLoader(dataset, batch_size=batch, sampler=sampler, num_workers=0, buffer_size=4)
+    return DataLoader(
+        dataset,
+        batch_size=batch,
+        sampler=sampler,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=True,
+        prefetch_factor=4,
+    )

@@ -1,0 +1,61 @@
+"""Learning rate and end of training as functions of progress, 0 to 1.
+
+Progress is the larger of steps done / steps planned and, with a budget, time spent / time allowed. So the whole
+curve is always drawn, however fast the machine is. Knows nothing of networks.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+from medunet.config.schema import ScheduleConfig, TrainConfig, budget_seconds
+
+
+def learning_rate(schedule: ScheduleConfig, base: float, progress: float) -> float:
+    """Learning rate at `progress`.
+
+    Args:
+        schedule: the `train.schedule:` section.
+        base: the optimizer's lr.
+        progress: 0 at the start, 1 at the end.
+    """
+    if progress < schedule.warmup:
+        return base * progress / schedule.warmup
+    rest = min(1.0, (progress - schedule.warmup) / (1.0 - schedule.warmup))
+    if schedule.name == "poly":
+        return float(base * (1.0 - rest) ** schedule.power)
+    if schedule.name == "cosine":
+        return base * 0.5 * (1.0 + math.cos(math.pi * rest))
+    return base
+
+
+class Clock:
+    """Measures progress; survives a resume.
+
+    Args:
+        config: the `train:` section.
+        elapsed: seconds spent before this process.
+    """
+
+    def __init__(self, config: TrainConfig, elapsed: float = 0.0) -> None:
+        self.total = config.epochs * config.iterations_per_epoch
+        self.budget = budget_seconds(config.budget)
+        self._start = time.monotonic() - elapsed
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training, earlier processes included."""
+        return time.monotonic() - self._start
+
+    def progress(self, iteration: int) -> float:
+        """Share of the training that is done after `iteration` steps."""
+        share = iteration / self.total
+        return share if self.budget is None else max(share, self.elapsed / self.budget)
+
+    def remaining(self, iteration: int) -> float | None:
+        """Seconds left, by what was needed so far; None before the first step."""
+        if iteration == 0:
+            return None
+        by_steps = self.elapsed * (self.total - iteration) / iteration
+        return max(0.0, by_steps if self.budget is None else min(by_steps, self.budget - self.elapsed))

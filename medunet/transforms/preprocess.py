@@ -1,0 +1,238 @@
+"""From a volume to what the network sees, and from the network's grid back: one chain for training and prediction.
+
+    volume > orientation > crop > intensity > spacing > array (C, *S) float32 + Record
+    logits on S > native spacing > labels > uncrop > original orientation
+
+What was done stands in the `Record` and is undone by it. The chain is deterministic and starts by bringing
+the voxels into one memory order, so the same patient stored as RAS, LPS or ASR gives bit-identical arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medunet.config.schema import (
+    Intensity,
+    IntensityCtWindow,
+    IntensityNone,
+    IntensityPercentile,
+    PreprocessConfig,
+)
+from medunet.errors import DataError
+from medunet.geometry import Geometry, Reorientation
+from medunet.io.volume import Volume
+from medunet.transforms.resample import resample, resample_argmax, resample_labels
+
+PREPROCESS_VERSION = 1
+"""Goes into the cache key; raise it when the chain gives other numbers."""
+
+_SAME_SPACING = 1e-3
+
+
+@dataclass(frozen=True)
+class Record:
+    """What `preprocess` did to one volume.
+
+    Attributes:
+        original: grid of the volume as read.
+        change: permutation and flips applied first.
+        crop_start, crop_shape: box in the reoriented grid that was kept.
+        network: grid of the result.
+    """
+
+    original: Geometry
+    change: Reorientation
+    crop_start: tuple[int, ...]
+    crop_shape: tuple[int, ...]
+    network: Geometry
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for JSON."""
+        return {
+            "original": _geometry_dict(self.original),
+            "axes": list(self.change.axes),
+            "flips": list(self.change.flips),
+            "crop_start": list(self.crop_start),
+            "crop_shape": list(self.crop_shape),
+            "network": _geometry_dict(self.network),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Record:
+        """Inverse of `to_dict`."""
+        return cls(
+            original=_geometry_from(data["original"]),
+            change=Reorientation(tuple(data["axes"]), tuple(data["flips"])),
+            crop_start=tuple(data["crop_start"]),
+            crop_shape=tuple(data["crop_shape"]),
+            network=_geometry_from(data["network"]),
+        )
+
+
+def _geometry_dict(geometry: Geometry) -> dict[str, Any]:
+    return {
+        "shape": list(geometry.shape),
+        "spacing": list(geometry.spacing),
+        "origin": list(geometry.origin),
+        "direction": [list(row) for row in geometry.direction],
+    }
+
+
+def _geometry_from(data: dict[str, Any]) -> Geometry:
+    return Geometry(
+        tuple(data["shape"]),
+        tuple(data["spacing"]),
+        tuple(data["origin"]),
+        tuple(tuple(row) for row in data["direction"]),
+    )
+
+
+def preprocess(volume: Volume, config: PreprocessConfig) -> tuple[NDArray[np.float32], Record]:
+    """Bring a volume to the network's orientation, field of view, intensity and spacing.
+
+    Args:
+        volume: (C, *spatial), any real dtype.
+        config: the `preprocess:` section.
+
+    Returns:
+        Array (C, *S) float32, C-contiguous, and the record that undoes it.
+
+    Raises:
+        GeometryError: the orientation does not fit the rank.
+        DataError: as many intensity rules as channels are needed, or one.
+    """
+    change = _orientation(volume.geometry, config.orientation)
+    array = change.apply(volume.array)
+    oriented = volume.geometry.reoriented(change)
+    start, shape = _crop_box(array, config)
+    array = array[(slice(None), *(slice(a, a + n) for a, n in zip(start, shape, strict=True)))]
+    cropped = oriented.cropped(start, shape)
+    target = network_shape(cropped, config)
+    image = torch.empty((array.shape[0], *target), dtype=torch.float32)
+    rules = _rules(config, array.shape[0])
+    for channel, rule in enumerate(rules):
+        values = torch.from_numpy(_normalise(np.ascontiguousarray(array[channel], dtype=np.float32), rule))
+        image[channel] = resample(values, target, config.interpolation)
+    record = Record(volume.geometry, change, start, shape, cropped.resampled(target))
+    return image.numpy(), record
+
+
+def preprocess_labels(indices: NDArray[np.generic], record: Record, count: int) -> NDArray[np.generic]:
+    """Bring label indices (*spatial) on the original grid to the network's grid.
+
+    Args:
+        indices: internal indices, 0..count-1, uint8 or uint16.
+        record: of the image.
+        count: number of labels.
+    """
+    array = record.change.apply(indices)
+    array = array[tuple(slice(a, a + n) for a, n in zip(record.crop_start, record.crop_shape, strict=True))]
+    labels = torch.from_numpy(np.ascontiguousarray(array).astype(np.int32))
+    return resample_labels(labels, record.network.shape, count).numpy().astype(indices.dtype)
+
+
+def restore(logits: Tensor, record: Record, *, dtype: Any = np.uint8) -> NDArray[np.generic]:
+    """Label indices (*spatial) on the original grid from logits (C, *S) on the network's grid.
+
+    Logits are interpolated linearly before the largest is taken, as nnU-Net does; outside the crop is background.
+    """
+    labels = resample_argmax(logits, record.crop_shape, torch.int32 if np.dtype(dtype).itemsize > 1 else torch.uint8)
+    return restore_array(labels.numpy().astype(dtype, copy=False), record)
+
+
+def restore_probabilities(probabilities: Tensor, record: Record) -> NDArray[np.float32]:
+    """Probabilities (C, *spatial) on the original grid; outside the crop background has 1."""
+    native = resample(probabilities, record.crop_shape, "linear").cpu().numpy()
+    channels = [restore_array(native[c], record, fill=1.0 if c == 0 else 0.0) for c in range(native.shape[0])]
+    return np.stack(channels).astype(np.float32)
+
+
+def restore_array(array: NDArray[np.generic], record: Record, fill: float = 0) -> NDArray[np.generic]:
+    """Put a native-spacing array of the crop back into the original grid and orientation."""
+    oriented_shape = [record.original.shape[axis] for axis in record.change.axes]
+    if tuple(oriented_shape) != record.crop_shape:
+        whole = np.full(oriented_shape, fill, dtype=array.dtype)
+        whole[tuple(slice(a, a + n) for a, n in zip(record.crop_start, record.crop_shape, strict=True))] = array
+        array = whole
+    return record.change.undo(array)
+
+
+def network_shape(geometry: Geometry, config: PreprocessConfig) -> tuple[int, ...]:
+    """Voxels per axis after resampling; an axis whose spacing already fits to 0.1 % keeps its size."""
+    if config.spacing is None:
+        return geometry.shape
+    if len(config.spacing) != geometry.rank:
+        raise DataError(
+            f"preprocess.spacing has {len(config.spacing)} numbers, but the image has {geometry.rank} axes.",
+            "Give one spacing per axis, or null.",
+        )
+    shape = []
+    for size, here, wanted in zip(geometry.shape, geometry.spacing, config.spacing, strict=True):
+        if abs(here - wanted) <= _SAME_SPACING * wanted:
+            shape.append(size)
+        else:
+            # The slack keeps header rounding (DICOM text against NIfTI float32) from deciding a tie.
+            shape.append(max(1, int(np.floor(size * here / wanted + 0.5 + 1e-4))))
+    return tuple(shape)
+
+
+def _orientation(geometry: Geometry, axcodes: str) -> Reorientation:
+    if geometry.rank == 2:
+        return Reorientation((0, 1), (False, False))
+    return geometry.reorientation(axcodes)
+
+
+def _crop_box(array: NDArray[np.generic], config: PreprocessConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    shape = array.shape[1:]
+    if config.crop is None:
+        return (0,) * len(shape), tuple(shape)
+    inside = (array > config.crop.above).any(axis=0)
+    start, size = [], []
+    for axis in range(inside.ndim):
+        hit = np.flatnonzero(inside.any(axis=tuple(a for a in range(inside.ndim) if a != axis)))
+        if hit.size == 0:
+            return (0,) * len(shape), tuple(shape)
+        low = max(0, int(hit[0]) - config.crop.margin)
+        high = min(shape[axis], int(hit[-1]) + 1 + config.crop.margin)
+        start.append(low)
+        size.append(high - low)
+    return tuple(start), tuple(size)
+
+
+def _rules(config: PreprocessConfig, channels: int) -> tuple[Intensity, ...]:
+    if len(config.intensity) == 1:
+        return config.intensity * channels
+    if len(config.intensity) != channels:
+        raise DataError(
+            f"preprocess.intensity has {len(config.intensity)} entries, but the image has {channels} channels.",
+            "Give one entry for all channels, or one per channel.",
+        )
+    return config.intensity
+
+
+def _normalise(values: NDArray[np.float32], rule: Intensity) -> NDArray[np.float32]:
+    """Normalise one channel (*spatial); a constant image becomes 0."""
+    if isinstance(rule, IntensityNone):
+        return values
+    if isinstance(rule, IntensityCtWindow):
+        return (np.clip(values, rule.low, rule.high) - np.float32(rule.low)) / np.float32(rule.high - rule.low)
+    if isinstance(rule, IntensityPercentile):
+        low, high = np.percentile(values, [rule.low, rule.high])
+        return _standardise(np.clip(values, np.float32(low), np.float32(high)), None)
+    return _standardise(values, values != 0 if rule.nonzero else None)
+
+
+def _standardise(values: NDArray[np.float32], inside: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    chosen = values if inside is None else values[inside]
+    if chosen.size == 0:
+        return np.zeros_like(values)
+    mean = np.float32(chosen.mean(dtype=np.float64))
+    deviation = np.float32(max(float(chosen.std(dtype=np.float64)), 1e-8))
+    result = (values - mean) / deviation
+    return result if inside is None else np.where(inside, result, np.float32(0))

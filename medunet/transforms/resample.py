@@ -1,0 +1,114 @@
+"""Separable interpolation on a regular grid: nearest, linear and cubic, float32, one axis after the other.
+
+Both grids cover the same field of view: outer voxel faces coincide, as in `Geometry.resampled`, in
+`torch.nn.functional.interpolate(align_corners=False)` and in nnU-Net. torch has no cubic interpolation of
+volumes, SciPy's needs a float64 copy of the whole volume, and MONAI's Spacing goes through one of the two.
+The cubic kernel is Keys' (1981, a = -1/2, Catmull-Rom). Knows nothing of geometry or labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Kind = Literal["nearest", "linear", "cubic"]
+
+
+def taps(size: int, target: int, kind: Kind) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of (source index, weight), each of shape (target,), that interpolate `size` to `target` samples.
+
+    Samples beyond the edge repeat the edge voxel. Weights sum to 1.
+    """
+    position = (torch.arange(target, dtype=torch.float64) + 0.5) * (size / target) - 0.5
+    if kind == "nearest":
+        # Half up with a little slack, so that float noise in the position cannot decide a tie.
+        yield (position + 0.5 + 1e-6).floor().long().clamp(0, size - 1), torch.ones(target)
+        return
+    base = (position + 1e-9).floor()
+    t = (position - base).clamp(0, 1)
+    if kind == "linear":
+        weights = {0: 1 - t, 1: t}
+    else:
+        weights = {
+            -1: ((-0.5 * t + 1.0) * t - 0.5) * t,
+            0: (1.5 * t - 2.5) * t * t + 1.0,
+            1: ((-1.5 * t + 2.0) * t + 0.5) * t,
+            2: (0.5 * t - 0.5) * t * t,
+        }
+    for offset, weight in weights.items():
+        yield (base.long() + offset).clamp(0, size - 1), weight.float()
+
+
+def resample(array: Tensor, shape: Sequence[int], kind: Kind) -> Tensor:
+    """Interpolate the last `len(shape)` axes of a float array (..., *spatial) to `shape`.
+
+    Axes that shrink go first, so that later ones have less to do. An axis that keeps its size is untouched.
+    """
+    rank = len(shape)
+    lead = array.ndim - rank
+    order = sorted(range(rank), key=lambda axis: shape[axis] / array.shape[lead + axis])
+    for axis in order:
+        size, target = array.shape[lead + axis], int(shape[axis])
+        if size == target:
+            continue
+        view = [1] * array.ndim
+        view[lead + axis] = target
+        result: Tensor | None = None
+        for index, weight in taps(size, target, kind):
+            part = array.index_select(lead + axis, index.to(array.device))
+            if kind == "nearest":
+                result = part
+                break
+            weight = weight.to(array.device, array.dtype).view(view)
+            result = part.mul_(weight) if result is None else result.addcmul_(part, weight)
+        array = array if result is None else result
+    return array
+
+
+def resample_labels(labels: Tensor, shape: Sequence[int], count: int) -> Tensor:
+    """Interpolate indices (*spatial) to `shape`: each label linearly, then the largest share wins.
+
+    Unlike nearest neighbour this keeps boundaries where they are to a fraction of a voxel. Labels are taken
+    one at a time, so memory does not grow with their number.
+
+    Args:
+        labels: integer indices 0..count-1.
+        shape: target size.
+        count: number of labels.
+    """
+    if tuple(labels.shape) == tuple(shape):
+        return labels
+    best = torch.full(tuple(shape), -1.0)
+    result = torch.zeros(tuple(shape), dtype=labels.dtype)
+    present = torch.unique(labels).tolist()
+    for index in range(count):
+        if index not in present:
+            continue
+        share = resample((labels == index).float(), shape, "linear")
+        better = share > best
+        best[better] = share[better]
+        result[better] = index
+    return result
+
+
+def resample_argmax(logits: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.uint8) -> Tensor:
+    """Interpolate logits (C, *spatial) linearly to `shape` and take the largest, one channel at a time.
+
+    Equal to `resample(logits, shape, "linear").argmax(0)`, without the (C, *shape) array.
+
+    Returns:
+        Indices (*shape) of `dtype` on the CPU.
+    """
+    if tuple(logits.shape[1:]) == tuple(shape):
+        return logits.argmax(0).to(dtype).cpu()
+    best = resample(logits[0], shape, "linear").clone()
+    result = torch.zeros(tuple(shape), dtype=dtype, device=logits.device)
+    for index in range(1, logits.shape[0]):
+        value = resample(logits[index], shape, "linear")
+        better = value > best
+        best = torch.where(better, value, best)
+        result.masked_fill_(better, index)
+    return result.cpu()
