@@ -103,7 +103,11 @@ class Geometry:
         """
         matrix = np.asarray(affine, dtype=np.float64)[:-1, :-1]
         spacing = np.sqrt((matrix**2).sum(axis=0))
-        if not np.isfinite(np.asarray(affine)).all() or (spacing <= 0).any() or np.linalg.matrix_rank(matrix) < len(shape):
+        if (
+            not np.isfinite(np.asarray(affine)).all()
+            or (spacing <= 0).any()
+            or np.linalg.matrix_rank(matrix) < len(shape)
+        ):
             raise GeometryError(
                 f"The affine is singular or not finite (spacing {format_mm(spacing.tolist())}); "
                 "it must map voxels to distinct points in millimetres.",

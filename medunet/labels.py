@@ -83,9 +83,7 @@ class LabelMap:
 
     def to_mapping(self) -> dict[str, int | list[int]]:
         """Inverse of `from_mapping`."""
-        return {
-            label.name: label.values[0] if len(label.values) == 1 else list(label.values) for label in self.labels
-        }
+        return {label.name: label.values[0] if len(label.values) == 1 else list(label.values) for label in self.labels}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -137,16 +135,17 @@ class LabelMap:
                 f"The mask holds {format_values(unknown)}, which no label names.",
                 f"The labels are {self.describe()}.",
             )
-        result = np.zeros(array.shape, dtype=self.index_dtype)
-        for label in self.foreground:
-            for value in label.values:
-                result[array == value] = label.index
+        pairs = sorted((value, label.index) for label in self.labels for value in label.values)
+        values = np.asarray([value for value, _ in pairs])
+        indices = np.asarray([index for _, index in pairs], dtype=self.index_dtype)
+        result: NDArray[np.generic] = indices[np.searchsorted(values, array)]
         return result
 
     def to_values(self, indices: NDArray[np.generic]) -> NDArray[np.generic]:
         """Translate indices into the values that are written to files."""
         table = np.asarray([label.values[0] for label in self.labels], dtype=self.file_dtype)
-        return table[indices]
+        result: NDArray[np.generic] = table[indices]
+        return result
 
     def describe(self) -> str:
         """`background 0, liver 1, lesion 2/3`."""

@@ -26,7 +26,7 @@ class CrossEntropy(nn.Module):
 
 
 def _dice(config: DiceLossConfig) -> nn.Module:
-    return DiceLoss(
+    loss: nn.Module = DiceLoss(
         include_background=False,
         to_onehot_y=True,
         softmax=True,
@@ -34,6 +34,7 @@ def _dice(config: DiceLossConfig) -> nn.Module:
         smooth_nr=_SMOOTH,
         smooth_dr=_SMOOTH,
     )
+    return loss
 
 
 def _cross_entropy(config: CrossEntropyConfig) -> nn.Module:  # noqa: ARG001 - one signature for the table
@@ -41,7 +42,7 @@ def _cross_entropy(config: CrossEntropyConfig) -> nn.Module:  # noqa: ARG001 - o
 
 
 def _tversky(config: TverskyConfig) -> nn.Module:
-    return TverskyLoss(
+    loss: nn.Module = TverskyLoss(
         include_background=False,
         to_onehot_y=True,
         softmax=True,
@@ -51,10 +52,12 @@ def _tversky(config: TverskyConfig) -> nn.Module:
         smooth_nr=_SMOOTH,
         smooth_dr=_SMOOTH,
     )
+    return loss
 
 
 def _focal(config: FocalConfig) -> nn.Module:
-    return FocalLoss(include_background=True, to_onehot_y=True, use_softmax=True, gamma=config.gamma)
+    loss: nn.Module = FocalLoss(include_background=True, to_onehot_y=True, use_softmax=True, gamma=config.gamma)
+    return loss
 
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {

@@ -21,7 +21,6 @@ from typing import Annotated, Any, Literal
 
 import safetensors
 import safetensors.torch
-import torch
 import yaml
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
@@ -65,8 +64,8 @@ class ModelSpec(Section):
     preprocess: PreprocessConfig
     inference: InferenceSpec
     postprocess: tuple[PostprocessStep, ...] = ()
-    training: dict[str, Any] = {}
-    versions: dict[str, str] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, FileEntry]
 
 
@@ -235,8 +234,3 @@ def _parse_spec(data: bytes, path: Path) -> ModelSpec:
         ) from error
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise ModelError(f"{path}/{SPEC_FILE} is no valid YAML: {error}.", "Copy the model again.") from error
-
-
-def as_float32(weights: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Detached CPU copies of a state dict, for keeping while training goes on."""
-    return {name: tensor.detach().to("cpu", torch.float32, copy=True).contiguous() for name, tensor in weights.items()}

@@ -67,7 +67,7 @@ def postprocess(array: Labels, steps: Sequence[PostprocessStep], labels: LabelMa
     """
     if not steps:
         return array
-    result = array.copy()
+    result: Labels = array.copy()
     for step in steps:
         result = STEPS[step.name](result, labels.names.index(step.label), step, voxel_ml)
     return result

@@ -120,11 +120,11 @@ def sliding_window(
     total: Tensor | None = None
     windows = grid.windows()
     while batch := list(itertools.islice(windows, batch_size)):
-        logits = forward(torch.stack([image[(slice(None), *window)] for window in batch]))
+        logits = forward(torch.stack([image[_all_channels(window)] for window in batch]))
         if total is None:
             total = torch.zeros((logits.shape[1], *grid.padded), dtype=torch.float32, device=image.device)
         for window, values in zip(batch, logits, strict=True):
-            total[(slice(None), *window)].addcmul_(values.to(image.device), weight)
+            total[_all_channels(window)].addcmul_(values.to(image.device), weight)
     if total is None:
         raise ValueError("A volume has at least one window.")
     for axis, sums in enumerate(grid.axis_sums()):
@@ -132,7 +132,11 @@ def sliding_window(
         view[axis + 1] = -1
         total /= sums.to(total.device).view(view)
     inside = tuple(slice(p, p + n) for p, n in zip(grid.pad, grid.shape, strict=True))
-    return total[(slice(None), *inside)]
+    return total[_all_channels(inside)]
+
+
+def _all_channels(box: Sequence[slice]) -> tuple[slice, ...]:
+    return (slice(None), *box)
 
 
 def pad_to(image: Tensor, grid: WindowGrid) -> Tensor:
@@ -141,7 +145,7 @@ def pad_to(image: Tensor, grid: WindowGrid) -> Tensor:
         return image
     result = torch.zeros((image.shape[0], *grid.padded), dtype=image.dtype, device=image.device)
     inside = tuple(slice(p, p + n) for p, n in zip(grid.pad, grid.shape, strict=True))
-    result[(slice(None), *inside)] = image
+    result[_all_channels(inside)] = image
     return result
 
 

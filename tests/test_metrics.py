@@ -53,7 +53,9 @@ def naive(prediction, reference, spacing, tolerance):
             [
                 point
                 for point in np.argwhere(mask)
-                if not all(padded[tuple(point + 1 + step)] for unit in np.eye(mask.ndim, dtype=int) for step in (unit, -unit))
+                if not all(
+                    padded[tuple(point + 1 + step)] for unit in np.eye(mask.ndim, dtype=int) for step in (unit, -unit)
+                )
             ]
         ).reshape(-1, mask.ndim)
 

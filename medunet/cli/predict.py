@@ -1,7 +1,77 @@
-"""`medunet predict`."""
+"""`medunet predict`: masks for files, folders and DICOM exports."""
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Annotated
 
-def predict() -> None:
-    """Placeholder."""
+import typer
+
+
+def predict(
+    model: Annotated[
+        list[Path], typer.Option("--model", "-m", help="Model folder or zip; several are averaged.", show_default=False)
+    ],
+    source: Annotated[
+        Path,
+        typer.Option(
+            "--input", "-i", metavar="INPUT", help="Image file, DICOM folder, or a folder of them.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUTPUT",
+            help="File for one case, or folder for CASE_seg.nii.gz and predict.json.",
+            show_default=False,
+        ),
+    ],
+    formats: Annotated[str, typer.Option("--format", "-f", help="nifti, nrrd; several with commas.")] = "nifti",
+    device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    engine: Annotated[str, typer.Option("--engine", help="auto or torch.")] = "auto",
+    tta: Annotated[
+        bool | None, typer.Option("--tta/--no-tta", help="Average over mirrored views; default: as the model says.")
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option("--series", metavar="UID|TEXT|largest", help="Which series of a DICOM export.")
+    ] = None,
+    save_probabilities: Annotated[
+        bool, typer.Option("--save-probabilities", help="Write CASE_prob.nii.gz, one volume per label.")
+    ] = False,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave finished cases alone.")] = False,
+    report: Annotated[Path | None, typer.Option("--report", help="Where the JSON report goes.")] = None,
+) -> None:
+    """Segment images; masks lie on exactly the grid that came in.
+
+    Prints the paths of the masks. Exit code 3: some cases failed (see predict.json), the others are written.
+    """
+    from medunet.cli.progress import counted
+    from medunet.errors import UsageError
+    from medunet.inference.batch import Options
+    from medunet.inference.batch import predict as run
+    from medunet.inference.predictor import Predictor
+
+    if engine not in ("auto", "torch"):
+        raise UsageError(f'"{engine}" is no engine of this version.', "Use auto or torch.")
+    options = Options(
+        formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
+        series=series,
+        probabilities=save_probabilities,
+        skip_existing=skip_existing,
+        report=report,
+    )
+    predictor = Predictor([*model], device=device, tta=tta)
+    with counted("cases") as advance:
+        reports = run(predictor, source, output, options, progress=lambda done, total, _: advance(done, total))
+    failed = [entry for entry in reports if entry.status == "failed"]
+    for entry in reports:
+        for warning in entry.warnings:
+            print(f"{entry.case}: {warning}", file=sys.stderr)
+        for written in entry.outputs:
+            print(written["path"])
+    if failed:
+        print(f"medunet: {len(failed)} of {len(reports)} cases failed.", file=sys.stderr)
+        raise typer.Exit(1 if len(failed) == len(reports) else 3)

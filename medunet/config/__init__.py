@@ -1,0 +1,1 @@
+"""The typed YAML: schema, reading, rules."""

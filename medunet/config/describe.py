@@ -16,6 +16,9 @@ Alternatives = tuple[dict[str, Any], ...]
 """JSON schemas without references, any of which may hold."""
 
 
+_PLAIN = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "null": "null"}
+
+
 def config_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of a configuration file, `extends` included.
 
@@ -90,16 +93,10 @@ def variant_name(schema: dict[str, Any]) -> str | None:
 
 def keys_at(path: KeyPath, data: Any) -> list[str]:
     """The keys that the mapping at `path` may have; empty where it is no section."""
-    found = alternatives_at(path, data)
-    for part in (_at(data, path),):
-        found = _variants(found, part)
-    return list(dict.fromkeys(key for schema in found for key in schema.get("properties", {})))
-
-
-def _at(data: Any, path: KeyPath) -> Any:
+    here = data
     for part in path:
-        data = _child(data, part)
-    return data
+        here = _child(here, part)
+    return list(dict.fromkeys(_keys(_variants(alternatives_at(path, data), here))))
 
 
 def choices(alternatives: Alternatives) -> list[str]:
@@ -150,25 +147,17 @@ def _either(words: list[str], comma: str = " ") -> str:
 
 
 def _describe(schema: dict[str, Any]) -> str:
-    words = _words(schema)
-    if words:
+    kind = schema.get("type")
+    if words := _words(schema):
         return _either([str(word) for word in words])
-    match schema.get("type"):
-        case "integer":
-            return f"a whole number{_range(schema)}"
-        case "number":
-            return f"a number{_range(schema)}"
-        case "boolean":
-            return "true or false"
-        case "null":
-            return "null"
-        case "array":
-            return _describe_list(schema)
-        case "object":
-            keys = list(schema.get("properties", {}))
-            return f"a mapping with the keys {', '.join(keys)}" if keys else "a mapping of names to values"
-        case _:
-            return f"text such as {_either(schema['examples'])}" if "examples" in schema else "text"
+    if kind == "array":
+        return _describe_list(schema)
+    if kind == "object":
+        keys = _keys((schema,))
+        return f"a mapping with the keys {', '.join(keys)}" if keys else "a mapping of names to values"
+    if kind == "string":
+        return f"text such as {_either(schema['examples'])}" if "examples" in schema else "text"
+    return f"{_PLAIN[str(kind)]}{_range(schema)}"
 
 
 def _describe_list(schema: dict[str, Any]) -> str:

@@ -122,7 +122,9 @@ def as_written(value: Any) -> str:
     if isinstance(value, str):
         text = repr(value)
     else:
-        text = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6, default_flow_style=True)
+        text = yaml.dump(
+            value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6, default_flow_style=True
+        )
         text = text.removesuffix("...\n").strip()
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -144,7 +146,9 @@ def read_file(path: Path, name: str) -> Document:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        return _unreadable(f"{name}:{line}", "", "is not UTF-8 text.", "Save the file as UTF-8; it may not be YAML at all.")
+        return _unreadable(
+            f"{name}:{line}", "", "is not UTF-8 text.", "Save the file as UTF-8; it may not be YAML at all."
+        )
     return read_text(text, name, path.absolute().parent)
 
 
@@ -156,11 +160,13 @@ def read_text(text: str, name: str, folder: Path) -> Document:
     if node is None:
         return _unreadable(name, "", "is empty; a configuration needs at least name and labels.")
     if not isinstance(node, MappingNode):
-        return _unreadable(f"{name}:{_line(node)}", "", "holds no keys; a configuration is made of lines such as `name: ct_liver`.")
+        return _unreadable(
+            f"{name}:{_line(node)}", "", "holds no keys; a configuration is made of lines such as `name: ct_liver`."
+        )
     document = Document()
     try:
         data = _Builder(document, name, folder).value(node, (), 0)
-    except _TooMuch as error:
+    except _TooLargeError as error:
         return _unreadable(name, "", str(error))
     document.data = data or {}
     document.readable = data is not None
@@ -178,7 +184,7 @@ def read_value(text: str, place: Place) -> tuple[Any, list[Problem]]:
     builder = _Builder(document, place.where, place.folder, numbered=False)
     try:
         return builder.value(node, (), 0), document.problems
-    except _TooMuch as error:
+    except _TooLargeError as error:
         return None, [Problem(place.where, "", str(error))]
 
 
@@ -209,7 +215,7 @@ def _compose(text: str, name: str, *, numbered: bool = True) -> tuple[Node | Non
     return None, Problem(where, "", rule, hint=hint)
 
 
-class _TooMuch(Exception):
+class _TooLargeError(Exception):
     """The document is larger than any configuration."""
 
 
@@ -232,9 +238,11 @@ class _Builder:
     def value(self, node: Node, path: KeyPath, depth: int) -> Any:
         self.count += 1
         if self.count > MAX_VALUES:
-            raise _TooMuch(f"holds more than {MAX_VALUES} values (aliases written out); that is no configuration.")
+            raise _TooLargeError(
+                f"holds more than {MAX_VALUES} values (aliases written out); that is no configuration."
+            )
         if depth > MAX_DEPTH:
-            raise _TooMuch(f"is nested deeper than {MAX_DEPTH} levels.")
+            raise _TooLargeError(f"is nested deeper than {MAX_DEPTH} levels.")
         if isinstance(node, MappingNode) and node.tag == f"{_TAG}map":
             return self.mapping(node, path, depth)
         if isinstance(node, SequenceNode) and node.tag == f"{_TAG}seq":
@@ -257,9 +265,11 @@ class _Builder:
                 inherited = self._merged(value, path, depth)
                 result = {**inherited, **result}
             else:
-                name = str(key.value)
+                name = self._text(key, (*path, "?"))
                 if name in seen:
-                    self._problem(key, (*path, name), f"is written twice; the first time in line {seen[name]}.", "Keep one.")
+                    self._problem(
+                        key, (*path, name), f"is written twice; the first time in line {seen[name]}.", "Keep one."
+                    )
                 seen[name] = _line(key)
                 result[name] = self._placed(key, value, (*path, name), depth)
         return result
@@ -281,7 +291,7 @@ class _Builder:
         text, kind = str(node.value), node.tag.removeprefix(_TAG)
         match kind:
             case "str" | "merge":
-                return text
+                return self._text(node, path)
             case "null" if _NULL.match(text):
                 return None
             case "bool" if _BOOL.match(text):
@@ -292,7 +302,17 @@ class _Builder:
                 return float(re.sub(r"\.(inf|nan)", r"\1", text.lower()))
         return self._refuse_tag(node, path)
 
+    def _text(self, node: ScalarNode, path: KeyPath) -> str:
+        text = str(node.value)
+        clean = text.encode("utf-8", "replace").decode()
+        if clean != text:
+            self.document.bad.add(path)
+            self._problem(node, path, "holds half of a surrogate pair, which is no character.")
+        return clean
+
     def _refuse_tag(self, node: Node, path: KeyPath) -> None:
         self.document.bad.add(path)
         tag = node.tag.replace(_TAG, "!!")
-        self._problem(node, path, f"the tag {tag} is not allowed here; values are plain text, numbers, lists and mappings.")
+        self._problem(
+            node, path, f"the tag {tag} is not allowed here; values are plain text, numbers, lists and mappings."
+        )

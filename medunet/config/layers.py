@@ -1,7 +1,7 @@
 """Puts the layers of a configuration on top of each other: base files, the file itself, the command line.
 
-Mappings merge key by key, everything else is replaced. Two kinds of mapping are one value and are replaced as a whole: one
-whose `name` changes (`optimizer: {name: adamw}` over an SGD), and `labels` that bring a background of their own. Knows
+Mappings merge key by key, everything else is replaced. Two kinds of mapping are one value and are replaced as a whole:
+one whose `name` changes (`optimizer: {name: adamw}` over an SGD), and `labels` with a background of their own. Knows
 which keys are paths, but neither types nor ranges.
 """
 
@@ -54,6 +54,13 @@ def _replaces(base: dict[str, Any], over: dict[str, Any], path: KeyPath) -> bool
     return path != () and "name" in over and over["name"] != base.get("name")
 
 
+def holds(data: Any, part: str | int) -> bool:
+    """Whether `part` is a key of the mapping or an index of the list `data`."""
+    if isinstance(data, list):
+        return isinstance(part, int) and part < len(data)
+    return isinstance(data, dict) and part in data
+
+
 def look_up(data: Any, path: KeyPath) -> Any:
     """The value at a key path.
 
@@ -61,12 +68,9 @@ def look_up(data: Any, path: KeyPath) -> Any:
         KeyError: there is none.
     """
     for part in path:
-        if isinstance(data, dict) and part in data:
-            data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data = data[part]
-        else:
+        if not holds(data, part):
             raise KeyError(dotted(path))
+        data = data[part]
     return data
 
 
@@ -150,7 +154,8 @@ def _step(node: Any, part: str, path: KeyPath) -> str | int | None:
 def _keep_options(document: Document, node: dict[str, Any], path: KeyPath) -> None:
     """Drop the keys of another variant, as a file on top would, but for those given on the command line."""
     for key in list(node):
-        if not document.places[(*path, key)].where.startswith("--"):
+        option = (*path, key)
+        if not document.places[option].where.startswith("--"):
             del node[key]
 
 

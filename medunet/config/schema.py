@@ -27,7 +27,12 @@ class Section(BaseModel):
     """Base of all sections: frozen, unknown keys refused, docstrings under fields become descriptions."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, populate_by_name=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        populate_by_name=True,
     )
 
 
@@ -121,7 +126,7 @@ class AugmentConfig(Section):
     preset: Literal["none", "mirror", "nnunet"] = "nnunet"
     """`nnunet`: the list and probabilities of nnU-Net v2; `mirror`: flips only; `none`."""
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
-    """Axes that may be flipped, 0 first; null: all of them for `nnunet` and `mirror`. Left and right organs: leave out x."""
+    """Axes that may be flipped, 0 first; null: all for `nnunet` and `mirror`. Left and right organs: leave out x."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] | None = None
     """Largest rotation about each axis."""
     rotation_probability: Fraction | None = None
@@ -204,9 +209,7 @@ class FocalConfig(Section):
     """How much easy voxels are played down; 0 is cross-entropy."""
 
 
-LossTerm = Annotated[
-    DiceLossConfig | CrossEntropyConfig | TverskyConfig | FocalConfig, Field(discriminator="name")
-]
+LossTerm = Annotated[DiceLossConfig | CrossEntropyConfig | TverskyConfig | FocalConfig, Field(discriminator="name")]
 
 
 class SgdConfig(Section):
@@ -342,9 +345,7 @@ class FillHolesConfig(Section):
     """Name of the label."""
 
 
-PostprocessStep = Annotated[
-    LargestComponentConfig | RemoveSmallConfig | FillHolesConfig, Field(discriminator="name")
-]
+PostprocessStep = Annotated[LargestComponentConfig | RemoveSmallConfig | FillHolesConfig, Field(discriminator="name")]
 
 
 class LoggingConfig(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from medunet.errors import DeviceError, UsageError
 
@@ -54,6 +55,12 @@ def resolve_precision(wish: str, device: torch.device) -> torch.dtype:
     if device.type == "cpu" and cpu_has_bf16():
         return torch.bfloat16
     return torch.float32
+
+
+def place(network: nn.Module, dims: int, device: torch.device) -> nn.Module:
+    """Move a network to `device`, its weights channels last."""
+    moved: nn.Module = network.to(device)
+    return moved.to(memory_format=channels_last(dims))  # type: ignore[call-overload, no-any-return]
 
 
 def channels_last(dims: int) -> torch.memory_format:

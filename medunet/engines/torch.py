@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medunet.engines.device import channels_last
+from medunet.engines.device import channels_last, place
 from medunet.errors import DeviceError
 
 
@@ -23,7 +23,7 @@ class TorchEngine:
         self.device = device
         self.precision = precision
         self.format = channels_last(dims)
-        self.network = network.to(device, memory_format=self.format).eval()
+        self.network = place(network, dims, device).eval()
 
     def __call__(self, patches: Tensor) -> Tensor:
         """Patches (B, C_in, *patch) float32 to logits (B, C_out, *patch) float32 on the engine's device.

@@ -85,22 +85,21 @@ def evaluate(
         cases.append(_score(pair, structures, tolerance_mm))
         if progress is not None:
             progress(done, len(matching.pairs))
-    values = dict(structures.values) if structures else _values_found(cases)
-    if not values and any(not case.status for case in cases):
-        raise DatasetError("No mask holds any value but 0; there is nothing to score.", "Name what to score in labels.")
-    rows = [row for case in cases for row in _rows(case, values)]
-    settings = {
-        "predictions": str(predictions),
-        "references": str(references),
-        "labels": {name: list(members) for name, members in values.items()},
-        "tolerance_mm": tolerance_mm,
-    }
-    summary = summarise(rows, values, settings, _notes(cases))
-    summary["cases"]["without_reference"] = list(matching.without_reference)
-    result = Evaluation(tuple(rows), summary)
+    settings = {"predictions": str(predictions), "references": str(references), "tolerance_mm": tolerance_mm}
+    result = _result(cases, structures, settings)
+    result.summary["cases"]["without_reference"] = list(matching.without_reference)
     if out is not None:
         result.save(Path(out))
     return result
+
+
+def _result(cases: list[_Case], structures: Structures | None, settings: dict[str, Any]) -> Evaluation:
+    values = _values_found(cases) if structures is None else structures.values
+    if not values and any(not case.status for case in cases):
+        raise DatasetError("No mask holds any value but 0; there is nothing to score.", "Name what to score in labels.")
+    rows = [row for case in cases for row in _rows(case, values)]
+    named = {name: list(members) for name, members in values.items()}
+    return Evaluation(tuple(rows), summarise(rows, values, {**settings, "labels": named}, _notes(cases)))
 
 
 def _score(pair: Pair, structures: Structures | None, tolerance_mm: float) -> _Case:

@@ -6,6 +6,7 @@ They come from a medunet config, a model, a Decathlon or nnU-Net dataset.json, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,13 +117,13 @@ def _read_file(path: Path) -> Mapping[Any, Any]:
 
 def _names_first(mapping: Mapping[Any, Any]) -> dict[str, Any]:
     """Names to values; Decathlon's dataset.json has it the other way round: `{"0": "background", "1": "liver"}`."""
-    if not mapping or not all(isinstance(value, str) for value in mapping.values()):
+    turned = all(isinstance(name, str) and re.fullmatch(r"-?\d+", str(key)) for key, name in mapping.items())
+    if not turned:
         return {str(name): value for name, value in mapping.items()}
     result: dict[str, Any] = {}
-    for number, name in mapping.items():
-        value = int(number) if str(number).lstrip("-").isdigit() else number
-        key = BACKGROUND if value == 0 else name
-        result[key] = [*result.get(key, []), value]
+    for key, name in mapping.items():
+        value = int(key)
+        result.setdefault(BACKGROUND if value == 0 else name, []).append(value)
     return result
 
 

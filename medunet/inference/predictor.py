@@ -24,10 +24,10 @@ from medunet.errors import DataError, ModelError, UsageError
 from medunet.export.itk import write_itk
 from medunet.export.nifti import write_nifti
 from medunet.geometry import Geometry
+from medunet.inference.logits import predict_logits
 from medunet.io.files import ITK, NIFTI, check_finite, from_simpleitk, image_ending
 from medunet.io.read import read_volume
 from medunet.io.volume import Segmentation, Source, Volume
-from medunet.inference.logits import predict_logits
 from medunet.model import Model, load_model
 from medunet.postprocess import postprocess
 from medunet.transforms.preprocess import preprocess, restore, restore_probabilities

@@ -1,0 +1,1 @@
+"""Images, masks and data sets from files."""

@@ -154,10 +154,11 @@ def _broken(path: Path, kind: str, error: Exception) -> ReadError:
 
 def _open_nifti(path: Path) -> Any:
     import nibabel
+    from nibabel.filebasedimages import ImageFileError
 
     try:
         return nibabel.load(path)
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
         raise _broken(path, "NIfTI", error) from error
 
 
@@ -186,7 +187,7 @@ def _nifti_geometry(image: Any, path: Path) -> Geometry:
         )
     try:
         if len(shape) == 2:
-            return Geometry.plain(shape, zooms)
+            return Geometry.plain(shape, zooms.tolist())
         return Geometry.from_affine(image.affine, shape)
     except GeometryError as error:
         raise GeometryError(f"{path}: {error.message}", error.hint) from error

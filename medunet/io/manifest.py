@@ -144,7 +144,12 @@ def _locate(root: Path, layout: str) -> tuple[str, Path]:
 
 
 def read_manifest(
-    root: Path, format: str = "auto", *, channels: int | None = 1, require_labels: bool = True
+    root: Path,
+    format: str = "auto",
+    *,
+    channels: int | None = 1,
+    require_labels: bool = True,
+    log_notes: bool = True,
 ) -> Manifest:
     """Read and check a data set; no image is opened.
 
@@ -153,6 +158,7 @@ def read_manifest(
         format: one of `FORMATS`, or "auto".
         channels: image channels that are expected; a case has one file for all of them or one for each. None: any.
         require_labels: refuse cases without a mask.
+        log_notes: log the notes of the manifest as warnings.
 
     Raises:
         UsageError: `root` or `format` does not exist.
@@ -166,7 +172,7 @@ def read_manifest(
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise DatasetError(f"The data set {root} cannot be used ({count}, read as {layout}).", problems=problems)
-    for note in listing.notes:
+    for note in listing.notes if log_notes else ():
         _LOG.warning("%s", note)
     return Manifest(
         cases=tuple(sorted(listing.cases, key=lambda case: case.id)),

@@ -14,22 +14,16 @@ import numpy as np
 from medunet.io.files import check_finite, image_ending, read_image, stack_channels
 from medunet.io.volume import Volume
 
-_DICOM_ENDINGS = (".dcm", ".dicom", ".ima", ".zip")
 
-
-def is_dicom(path: Path) -> bool:
-    """Whether `path` is to be read as DICOM: a folder, a zip, or a file that says so by name or by its first bytes.
-
-    The bytes are "DICM" after a preamble of 128 (DICOM PS3.10 section 7.1).
-    """
-    if path.is_dir():
+def reads_as_dicom(path: Path) -> bool:
+    """Whether `read_volume` takes `path` for DICOM: a folder, a zip, or a file that is DICOM by its bytes."""
+    if path.is_dir() or path.suffix.lower() == ".zip":
         return True
     if image_ending(path) or not path.is_file():
         return False
-    if path.suffix.lower() in _DICOM_ENDINGS:
-        return True
-    with open(path, "rb") as handle:
-        return handle.read(132)[128:] == b"DICM"
+    from medunet.io.dicom import is_dicom
+
+    return is_dicom(path)
 
 
 def read_volume(
@@ -57,11 +51,11 @@ def read_volume(
 
 
 def _read_part(path: Path, select: str | None, check_values: bool) -> Volume:
-    if not is_dicom(path):
+    if not reads_as_dicom(path):
         return read_image(path, check_values=check_values)
     from medunet.io.dicom import read_dicom
 
-    volume = read_dicom(path, select=select)
+    volume = read_dicom(path, select)
     if check_values:
         check_finite(volume.array, path)
     return volume

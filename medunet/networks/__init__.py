@@ -1,0 +1,1 @@
+"""Networks: they receive numbers and give logits."""

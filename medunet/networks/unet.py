@@ -8,7 +8,8 @@ the decoder. Receives numbers, returns logits; knows nothing of files, labels or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 
 from medunet.errors import DataError
 
-_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-_UP = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_POOL = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
-_DROPOUT = {2: nn.Dropout2d, 3: nn.Dropout3d}
-_INSTANCE = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-_BATCH = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_Layer = dict[int, Callable[..., nn.Module]]
+_CONV: _Layer = {2: nn.Conv2d, 3: nn.Conv3d}
+_UP: _Layer = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_POOL: _Layer = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+_DROPOUT: _Layer = {2: nn.Dropout2d, 3: nn.Dropout3d}
+_INSTANCE: _Layer = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+_BATCH: _Layer = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 NORM_GROUPS = 8
 LEAKY_SLOPE = 0.01
@@ -132,7 +134,7 @@ class ResidualBlock(nn.Module):
 
 
 def _encoder_level(options: UNetOptions, level: int, channels_in: int) -> nn.Sequential:
-    block = ResidualBlock if options.residual else ConvNormAct
+    block: Callable[..., nn.Module] = ResidualBlock if options.residual else ConvNormAct
     ones = (1,) * options.dims
     blocks: list[nn.Module] = []
     for index in range(options.blocks[level]):
@@ -174,10 +176,7 @@ class UNet(nn.Module):
             sizes = [2 * channels[level]] + [channels[level]] * options.decoder_blocks[level]
             self.decoder.append(
                 nn.Sequential(
-                    *(
-                        ConvNormAct(options, (a, b), options.kernels[level], ones)
-                        for a, b in zip(sizes, sizes[1:], strict=False)
-                    )
+                    *(ConvNormAct(options, (a, b), options.kernels[level], ones) for a, b in itertools.pairwise(sizes))
                 )
             )
         self.heads = nn.ModuleList(
@@ -199,8 +198,8 @@ class UNet(nn.Module):
         self._check(x)
         x = self.stem(x)
         skips = []
-        for level in self.encoder:
-            x = level(x)
+        for stage in self.encoder:
+            x = stage(x)
             skips.append(x)
         outputs: list[Tensor] = []
         for level in reversed(range(len(self.decoder))):

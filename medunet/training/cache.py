@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from medunet.atomic import atomic_folder
 from medunet.config.schema import PreprocessConfig
 from medunet.errors import DatasetError
-from medunet.io.files import read_mask
 from medunet.io.case import Case
+from medunet.io.files import read_mask
 from medunet.io.read import read_volume
 from medunet.labels import LabelMap
 from medunet.transforms.preprocess import PREPROCESS_VERSION, Record, preprocess, preprocess_labels

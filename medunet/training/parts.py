@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medunet.config.schema import Config, OptimizerConfig
-from medunet.engines.device import channels_last, resolve_precision
+from medunet.engines.device import channels_last, place, resolve_precision
 from medunet.errors import DeviceError, TrainingError
 from medunet.losses import build_loss
 from medunet.networks.registry import build_network
@@ -73,8 +73,7 @@ def build_parts(config: Config, device: torch.device, *, labels: int) -> Parts:
         labels: number of labels, background included.
     """
     precision = resolve_precision(config.train.precision, device)
-    network = build_network(config.network, len(config.data.modality), labels)
-    network = network.to(device, memory_format=channels_last(config.network.dims))
+    network = place(build_network(config.network, len(config.data.modality), labels), config.network.dims, device)
     heads = len(network.heads) if isinstance(network.heads, nn.ModuleList) else 1
     return Parts(
         network=network,
@@ -132,7 +131,7 @@ def make_update(parts: Parts, config: Config, clock: Clock) -> Callable[[Any, di
 
 
 def _apply_gradient(parts: Parts, loss: Tensor, clip_norm: float | None) -> None:
-    parts.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    parts.scaler.scale(loss).backward()
     if clip_norm is not None:
         parts.scaler.unscale_(parts.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(parts.network.parameters(), clip_norm)

@@ -36,14 +36,12 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
     Args:
         cases: preprocessed cases of one rank.
         config: the whole configuration.
-        labels: number of labels, background included.
         spacing: of the network's grid in mm, one per axis.
     """
 
-    def __init__(self, cases: Sequence[CachedCase], config: Config, labels: int, spacing: Sequence[float]) -> None:
+    def __init__(self, cases: Sequence[CachedCase], config: Config, spacing: Sequence[float]) -> None:
         self.cases = list(cases)
         self.config = config
-        self.labels = labels
         self.patch = patch_shape(config, len(spacing))
         dims = config.network.dims
         self.flat = len(spacing) > dims
@@ -67,7 +65,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         indices = torch.from_numpy(cut_padded(label[None], start, cut)[0])
         if self.flat:
             pixels, indices = pixels.squeeze(-1), indices.squeeze(-1)
-        pixels, indices = apply_spatial(pixels, indices, self.config.train.patch_size, draw, self.labels)
+        pixels, indices = apply_spatial(pixels, indices, self.config.train.patch_size, draw)
         pixels = self.intensity(pixels, rng)
         return {"image": pixels.contiguous(), "label": indices[None].contiguous()}
 
@@ -107,14 +105,14 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
 def cut_padded(array: NDArray[Any], start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
     """A box of (C, *spatial) that may reach outside, where it is 0."""
     result = np.zeros((array.shape[0], *size), dtype=array.dtype)
-    source, target = [], []
+    source, target = [slice(None)], [slice(None)]
     for begin, length, limit in zip(start, size, array.shape[1:], strict=True):
         low, high = max(begin, 0), min(begin + length, limit)
         if low >= high:
             return result
         source.append(slice(low, high))
         target.append(slice(low - begin, high - begin))
-    result[(slice(None), *target)] = array[(slice(None), *source)]
+    result[tuple(target)] = array[tuple(source)]
     return result
 
 
@@ -146,7 +144,10 @@ def patch_loader(
     batch = dataset.config.train.batch_size
     sampler = _Counter(first_sample)
     if workers == 0:
-        return ThreadDataLoader(dataset, batch_size=batch, sampler=sampler, num_workers=0, buffer_size=4)
+        loader: DataLoader[dict[str, torch.Tensor]] = ThreadDataLoader(
+            dataset, batch_size=batch, sampler=sampler, num_workers=0, buffer_size=4
+        )
+        return loader
     return DataLoader(
         dataset,
         batch_size=batch,

@@ -121,7 +121,7 @@ def _train(config: Config, folder: Path, device: torch.device, observer: Observe
     session = Session(config, parts, validator, folder, progress, observer)
     logger.info("Training %s on %s in %s.", config.network.name, device, str(parts.precision).removeprefix("torch."))
     if not progress.finished:
-        _run(session, PatchDataset(cases, config, len(labels), _spacing(cases)), validation)
+        _run(session, PatchDataset(cases, config, _spacing(cases)), validation)
     return _finish(session, manifest, training, statistics, validation)
 
 
@@ -182,9 +182,7 @@ def _claim(folder: Path, config: Config, *, resume: bool) -> None:
             raise UsageError(f"There is no run to resume in {folder}.", "Leave out --resume, or check --out.")
         _check_same(load_config(recorded), config, folder)
     elif recorded.is_file():
-        raise UsageError(
-            f"{folder} holds a run already.", "Go on with --resume, or choose another folder with --out."
-        )
+        raise UsageError(f"{folder} holds a run already.", "Go on with --resume, or choose another folder with --out.")
     make_folder(folder)
 
 

@@ -1,0 +1,1 @@
+"""From volumes to network input and back, and random changes for training."""

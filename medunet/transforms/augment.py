@@ -147,9 +147,7 @@ def cut_size(patch: Sequence[int], draw: SpatialDraw) -> tuple[int, ...]:
     return tuple(int(2 * np.ceil((h + 1 - (p - 1) / 2) - 1e-9) + p) for h, p in zip(half, patch, strict=True))
 
 
-def apply_spatial(
-    image: Tensor, label: Tensor, patch: Sequence[int], draw: SpatialDraw, count: int
-) -> tuple[Tensor, Tensor]:
+def apply_spatial(image: Tensor, label: Tensor, patch: Sequence[int], draw: SpatialDraw) -> tuple[Tensor, Tensor]:
     """Cut a patch out of a cut of `cut_size` and flip it.
 
     Args:
@@ -157,7 +155,6 @@ def apply_spatial(
         label: (*cut) integer indices.
         patch: size of the result.
         draw: from `draw_spatial`.
-        count: number of labels.
 
     Returns:
         Image (C, *patch) and label (*patch). Image values are interpolated linearly, labels by the largest

@@ -9,6 +9,7 @@ the voxels into one memory order, so the same patient stored as RAS, LPS or ASR 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +112,7 @@ def preprocess(volume: Volume, config: PreprocessConfig) -> tuple[NDArray[np.flo
     array = change.apply(volume.array)
     oriented = volume.geometry.reoriented(change)
     start, shape = _crop_box(array, config)
-    array = array[(slice(None), *(slice(a, a + n) for a, n in zip(start, shape, strict=True)))]
+    array = array[_box((0, *start), (array.shape[0], *shape))]
     cropped = oriented.cropped(start, shape)
     target = network_shape(cropped, config)
     image = torch.empty((array.shape[0], *target), dtype=torch.float32)
@@ -132,7 +133,7 @@ def preprocess_labels(indices: NDArray[np.generic], record: Record, count: int) 
         count: number of labels.
     """
     array = record.change.apply(indices)
-    array = array[tuple(slice(a, a + n) for a, n in zip(record.crop_start, record.crop_shape, strict=True))]
+    array = array[_box(record.crop_start, record.crop_shape)]
     labels = torch.from_numpy(np.ascontiguousarray(array).astype(np.int32))
     return resample_labels(labels, record.network.shape, count).numpy().astype(indices.dtype)
 
@@ -158,7 +159,7 @@ def restore_array(array: NDArray[np.generic], record: Record, fill: float = 0) -
     oriented_shape = [record.original.shape[axis] for axis in record.change.axes]
     if tuple(oriented_shape) != record.crop_shape:
         whole = np.full(oriented_shape, fill, dtype=array.dtype)
-        whole[tuple(slice(a, a + n) for a, n in zip(record.crop_start, record.crop_shape, strict=True))] = array
+        whole[_box(record.crop_start, record.crop_shape)] = array
         array = whole
     return record.change.undo(array)
 
@@ -188,11 +189,15 @@ def _orientation(geometry: Geometry, axcodes: str) -> Reorientation:
     return geometry.reorientation(axcodes)
 
 
-def _crop_box(array: NDArray[np.generic], config: PreprocessConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _box(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+    return tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
+
+
+def _crop_box(array: NDArray[Any], config: PreprocessConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
     shape = array.shape[1:]
     if config.crop is None:
         return (0,) * len(shape), tuple(shape)
-    inside = (array > config.crop.above).any(axis=0)
+    inside: NDArray[Any] = (array > config.crop.above).any(axis=0)
     start, size = [], []
     for axis in range(inside.ndim):
         hit = np.flatnonzero(inside.any(axis=tuple(a for a in range(inside.ndim) if a != axis)))
@@ -221,10 +226,12 @@ def _normalise(values: NDArray[np.float32], rule: Intensity) -> NDArray[np.float
     if isinstance(rule, IntensityNone):
         return values
     if isinstance(rule, IntensityCtWindow):
-        return (np.clip(values, rule.low, rule.high) - np.float32(rule.low)) / np.float32(rule.high - rule.low)
+        low, high = np.float32(rule.low), np.float32(rule.high)
+        scaled: NDArray[np.float32] = ((np.clip(values, low, high) - low) / (high - low)).astype(np.float32, copy=False)
+        return scaled
     if isinstance(rule, IntensityPercentile):
-        low, high = np.percentile(values, [rule.low, rule.high])
-        return _standardise(np.clip(values, np.float32(low), np.float32(high)), None)
+        low, high = (np.float32(value) for value in np.percentile(values, [rule.low, rule.high]))
+        return _standardise(np.clip(values, low, high), None)
     return _standardise(values, values != 0 if rule.nonzero else None)
 
 
@@ -234,5 +241,7 @@ def _standardise(values: NDArray[np.float32], inside: NDArray[np.bool_] | None) 
         return np.zeros_like(values)
     mean = np.float32(chosen.mean(dtype=np.float64))
     deviation = np.float32(max(float(chosen.std(dtype=np.float64)), 1e-8))
-    result = (values - mean) / deviation
-    return result if inside is None else np.where(inside, result, np.float32(0))
+    result: NDArray[np.float32] = (values - mean) / deviation
+    if inside is not None:
+        result[~inside] = 0
+    return result

@@ -62,8 +62,8 @@ def resample(array: Tensor, shape: Sequence[int], kind: Kind) -> Tensor:
             if kind == "nearest":
                 result = part
                 break
-            weight = weight.to(array.device, array.dtype).view(view)
-            result = part.mul_(weight) if result is None else result.addcmul_(part, weight)
+            factor = weight.to(array.device, array.dtype).view(view)
+            result = part.mul_(factor) if result is None else result.addcmul_(part, factor)
         array = array if result is None else result
     return array
 

@@ -38,18 +38,23 @@ def _item(dataset: Any, keyword: str) -> Any:
     return dataset.get_item(tag) if tag in dataset else None
 
 
+def _clean(value: str) -> str:
+    """Without control characters, which a terminal would obey, padding and double blanks."""
+    return " ".join("".join(c if c.isprintable() else " " for c in value).split())
+
+
 def _as_text(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, bytes):
-        return value.decode("latin-1").strip(" \0\r\n\t")
+        return _clean(value.decode("latin-1"))
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "\\".join(str(part) for part in value)
     return str(value)
 
 
 def text(dataset: Any, keyword: str) -> str:
-    """Value of a string element without padding, backslashes between its parts; "" if absent."""
+    """Value of a string element without padding and control characters, parts joined by backslashes; "" if absent."""
     item = _item(dataset, keyword)
     return "" if item is None else _as_text(item.value)
 
@@ -57,7 +62,7 @@ def text(dataset: Any, keyword: str) -> str:
 def parts(dataset: Any, keyword: str) -> tuple[str, ...]:
     """The backslash-separated parts of a string element, each without padding."""
     whole = text(dataset, keyword)
-    return tuple(part.strip(" \0") for part in whole.split("\\")) if whole else ()
+    return tuple(part.strip() for part in whole.split("\\")) if whole else ()
 
 
 def printable(dataset: Any, keyword: str) -> str:
@@ -66,7 +71,7 @@ def printable(dataset: Any, keyword: str) -> str:
         value = str(dataset.get(keyword, "") or "")
     except Exception:  # pydicom raises a dozen types for a broken character set; the text is only shown
         value = text(dataset, keyword)
-    return " ".join("".join(c if c.isprintable() else " " for c in value).split())[:64]
+    return _clean(value)[:64]
 
 
 def numbers(dataset: Any, keyword: str) -> tuple[float, ...]:

@@ -11,9 +11,14 @@ from typing import Any
 from medunet.errors import ReadError
 from medunet.io.dicom.elements import count, items, shown, text
 from medunet.io.dicom.planes import plane_of, rescale_of, thickness_of
-from medunet.io.dicom.slices import Slice
+from medunet.io.dicom.slices import LOCALIZER, Slice
 
-_FRAME_TYPES = ("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence", "XRay3DFrameTypeSequence")
+_FRAME_TYPES = (
+    "MRImageFrameTypeSequence",
+    "CTImageFrameTypeSequence",
+    "PETFrameTypeSequence",
+    "XRay3DFrameTypeSequence",
+)
 _TRAITS = (
     ("echo time", ("MREchoSequence",), "EffectiveEchoTime"),
     ("b-value", ("MRDiffusionSequence",), "DiffusionBValue"),
@@ -56,11 +61,13 @@ def _frame(own: Any, shared: Any, whole: Slice, index: int) -> Slice:
     component = "" if kind is None else text(kind, "ComplexImageComponent")
     traits = [("frame type", frame_type)]
     traits += [(label, _value(own, shared, path, keyword)) for label, path, keyword in _TRAITS]
+    localizer = "LOCALIZER" in frame_type.split("\\")
     return replace(
         whole,
         frame=index,
         plane=plane,
-        fault="a localizer" if "LOCALIZER" in frame_type.split("\\") else fault,
+        fault=LOCALIZER if localizer else fault,
+        beside=localizer,
         rescale=rescale_of(_group(own, shared, "PixelValueTransformationSequence")),
         thickness=None if measures is None else thickness_of(measures),
         component=_COMPONENTS.get(component, ""),

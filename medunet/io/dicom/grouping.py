@@ -89,9 +89,10 @@ def _clusters(slices: Iterable[Slice]) -> list[list[Slice]]:
 def _same_plane(one: Plane | None, other: Plane | None) -> bool:
     if one is None or other is None:
         return one is other
-    cosines = np.abs(np.subtract(one.row + one.column, other.row + other.column))
-    return bool(cosines.max() <= _COSINE_TOLERANCE) and bool(
-        np.allclose(one.spacing, other.spacing, rtol=_SPACING_TOLERANCE, atol=0)
+    cosines = zip(one.row + one.column, other.row + other.column, strict=True)
+    spacings = zip(one.spacing, other.spacing, strict=True)
+    return all(abs(a - b) <= _COSINE_TOLERANCE for a, b in cosines) and all(
+        abs(a - b) <= _SPACING_TOLERANCE * b for a, b in spacings
     )
 
 
@@ -157,7 +158,7 @@ def _split(slices: Sequence[Slice]) -> list[tuple[str, list[Slice]]]:
     levels = int(ranks.max()) + 1
     if levels == len(slices) or levels == 1:
         return [("", list(slices))]
-    for index, (label, _) in enumerate(slices[0].traits):
+    for label, _ in slices[0].traits:
         values: dict[str, list[int]] = {}
         for number, item in enumerate(slices):
             values.setdefault(dict(item.traits).get(label, ""), []).append(number)
@@ -167,5 +168,4 @@ def _split(slices: Sequence[Slice]) -> list[tuple[str, list[Slice]]]:
                 for value, numbers in values.items()
                 for deeper, part in _split([slices[number] for number in numbers])
             ]
-        del index
     return [("", list(slices))]

@@ -19,7 +19,7 @@ from medunet.errors import ReadError
 from medunet.io.dicom import enhanced
 from medunet.io.dicom.elements import count, parts, printable, quiet, shown, text
 from medunet.io.dicom.planes import plane_of, rescale_of, thickness_of
-from medunet.io.dicom.slices import Identity, Slice
+from medunet.io.dicom.slices import LOCALIZER, Identity, Slice
 
 VOLUME_CLASSES = frozenset(
     {
@@ -55,12 +55,14 @@ TRAITS = (
 """Label and keyword of what may tell images at one position apart, the most telling first."""
 
 _TAGS = (
-    "SOPClassUID Modality SeriesDescription PatientID StudyInstanceUID SeriesInstanceUID FrameOfReferenceUID "
-    "Rows Columns NumberOfFrames SamplesPerPixel PhotometricInterpretation BitsAllocated BitsStored HighBit "
-    "PixelSpacing ImageOrientationPatient ImagePositionPatient SliceThickness SpacingBetweenSlices RescaleSlope "
-    "RescaleIntercept ModalityLUTSequence NumberOfSeriesRelatedInstances "
-    "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
-).split() + [keyword for _, keyword in TRAITS]
+    *("SOPClassUID", "Modality", "SeriesDescription", "PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
+    *("FrameOfReferenceUID", "NumberOfSeriesRelatedInstances", "Rows", "Columns", "NumberOfFrames"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit"),
+    *("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness", "SpacingBetweenSlices"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *(keyword for _, keyword in TRAITS),
+)
 _COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I", "M": "M", "P": "P", "R": "R", "I": "I"}
 _LARGEST_SIDE = 16384
 _UNDEFINED = 0xFFFFFFFF
@@ -116,7 +118,7 @@ def read_header(path: Path) -> Header:
         with quiet(), open(path, "rb") as handle:
             dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
             sop_class = UID(text(dataset, "SOPClassUID") or text(dataset.file_meta, "MediaStorageSOPClassUID"))
-            kind = printable_name(sop_class)
+            kind = kind_name(sop_class)
             if not _is_image(sop_class, dataset):
                 return Header((), kind)
             _check_pixels(dataset, handle)
@@ -128,21 +130,24 @@ def read_header(path: Path) -> Header:
         raise ReadError(f"its header cannot be read ({reason})") from error
 
 
-def printable_name(sop_class: UID) -> str:
-    """Name of a SOP class, "object of unknown class" where it is none."""
-    return str(sop_class.name) if sop_class and not sop_class.is_private else "object of unknown class"
+def kind_name(sop_class: UID) -> str:
+    """Name of a SOP class in words, whatever the file states."""
+    known = sop_class.name != str(sop_class)
+    return str(sop_class.name) if known else "an object of unknown class"
 
 
 def _is_image(sop_class: UID, dataset: Any) -> bool:
     """Anything with pixels that is not a result (segmentation, dose, parametric map) of other images."""
     if sop_class in VOLUME_CLASSES:
         return True
-    known_as_other = sop_class.name != str(sop_class) and "Image Storage" not in sop_class.name
-    return not known_as_other and "Rows" in dataset
+    known = sop_class.name != str(sop_class)
+    return "Rows" in dataset and ("Image Storage" in sop_class.name if known else text(dataset, "Modality") != "SEG")
 
 
 def _check_pixels(dataset: Any, handle: BinaryIO) -> None:
     rows, columns = count(dataset, "Rows"), count(dataset, "Columns")
+    if not rows and not columns:
+        raise ReadError("it states no rows and columns")
     if not (0 < rows <= _LARGEST_SIDE and 0 < columns <= _LARGEST_SIDE):
         raise ReadError(f"it states {rows} rows and {columns} columns; 1 to {_LARGEST_SIDE} are possible")
     bits, stored = count(dataset, "BitsAllocated"), count(dataset, "BitsStored")
@@ -168,7 +173,7 @@ def _pixel_length(dataset: Any, handle: BinaryIO) -> tuple[int, int]:
     order = "<" if little else ">"
     head = handle.read(8)
     if len(head) < 8:
-        raise ReadError("it is truncated: there are no pixel data")
+        raise ReadError("it holds no pixel data")
     if implicit:
         (length,) = struct.unpack(order + "I", head[4:])
     elif head[4:6] in (b"OB", b"OW", b"UN"):
@@ -195,6 +200,7 @@ def _fragments_end(handle: BinaryIO) -> bool:
 
 
 def _slices(dataset: Any, path: Path, sop_class: UID) -> tuple[Slice, ...]:
+    beside = _beside(dataset, sop_class)
     identity = Identity(
         series_uid=text(dataset, "SeriesInstanceUID"),
         study_uid=text(dataset, "StudyInstanceUID"),
@@ -210,15 +216,14 @@ def _slices(dataset: Any, path: Path, sop_class: UID) -> tuple[Slice, ...]:
         rows=count(dataset, "Rows"),
         columns=count(dataset, "Columns"),
         plane=None,
-        fault=_fault(dataset, sop_class),
+        fault=beside or _fault(dataset),
+        beside=bool(beside),
         series_images=_series_images(dataset),
     )
-    if not whole.fault and "PerFrameFunctionalGroupsSequence" in dataset:
+    if whole.fault:
+        return (whole,)
+    if "PerFrameFunctionalGroupsSequence" in dataset:
         return enhanced.frames(dataset, whole)
-    frames = count(dataset, "NumberOfFrames", 1)
-    if not whole.fault and frames > 1:
-        fault = f"{frames} frames in one file without functional groups that say where they lie"
-        return (replace(whole, fault=fault),)
     return (_classic(dataset, whole),)
 
 
@@ -230,8 +235,6 @@ def _series_images(dataset: Any) -> int:
 
 
 def _classic(dataset: Any, whole: Slice) -> Slice:
-    if whole.fault:
-        return whole
     plane, fault = plane_of(dataset, dataset, dataset)
     image_type = parts(dataset, "ImageType")
     return replace(
@@ -245,25 +248,51 @@ def _classic(dataset: Any, whole: Slice) -> Slice:
     )
 
 
-def _fault(dataset: Any, sop_class: UID) -> str:
-    """Why the images of this file are no slices of a volume, or "". """
-    image_type = parts(dataset, "ImageType")
-    photometric = text(dataset, "PhotometricInterpretation")
-    samples = count(dataset, "SamplesPerPixel", 1)
-    if not text(dataset, "SeriesInstanceUID"):
-        return "without a Series Instance UID it is unknown which images belong together"
-    if sop_class and sop_class not in VOLUME_CLASSES:
-        return f"{printable_name(sop_class)} is no stack of slices of a scanner"
-    if not sop_class and text(dataset, "Modality") not in ("CT", "MR", "PT"):
-        return "neither SOP class nor modality say that it is a CT, MR or PET image"
-    if "LOCALIZER" in image_type:
-        return "a localizer"
-    if "MOSAIC" in image_type:
-        return "a mosaic: each image is a sheet of many slices; export it as single slices or enhanced MR"
-    if samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        return f"colour or palette images ({photometric or 'no photometric interpretation'}) are no measurements"
-    if "ModalityLUTSequence" in dataset:
-        return "its values are coded by a lookup table (Modality LUT Sequence), not by slope and intercept"
-    if count(dataset, "HighBit", count(dataset, "BitsStored") - 1) != count(dataset, "BitsStored") - 1:
-        return "its High Bit is not Bits Stored - 1; how the values are packed is unknown"
-    return ""
+def _beside(dataset: Any, sop_class: UID) -> str:
+    """Why these images are of a kind that lies beside volumes (localizers, screenshots, radiographs), or ""."""
+    samples, photometric = count(dataset, "SamplesPerPixel", 1), text(dataset, "PhotometricInterpretation")
+    reasons = (
+        (
+            sop_class and sop_class not in VOLUME_CLASSES,
+            f"{kind_name(sop_class)} is no stack of slices of a scanner",
+        ),
+        (
+            not sop_class and text(dataset, "Modality") not in ("CT", "MR", "PT"),
+            "neither SOP class nor modality say that it is a CT, MR or PET image",
+        ),
+        ("LOCALIZER" in parts(dataset, "ImageType"), LOCALIZER),
+        (
+            samples != 1 or photometric not in ("MONOCHROME1", "MONOCHROME2"),
+            f"colour or palette images ({photometric or 'no photometric interpretation'}) are no measurements",
+        ),
+    )
+    return next((reason for applies, reason in reasons if applies), "")
+
+
+def _fault(dataset: Any) -> str:
+    """Why these images of a scanner cannot be read as slices, or ""."""
+    stored = count(dataset, "BitsStored")
+    frames, described = count(dataset, "NumberOfFrames", 1), "PerFrameFunctionalGroupsSequence" in dataset
+    reasons = (
+        (
+            not text(dataset, "SeriesInstanceUID"),
+            "without a Series Instance UID it is unknown which images belong together",
+        ),
+        (
+            "MOSAIC" in parts(dataset, "ImageType"),
+            "a mosaic: each image is a sheet of many slices; export it as single slices or enhanced MR",
+        ),
+        (
+            "ModalityLUTSequence" in dataset,
+            "its values are coded by a lookup table (Modality LUT Sequence), not by slope and intercept",
+        ),
+        (
+            count(dataset, "HighBit", stored - 1) != stored - 1,
+            "its High Bit is not Bits Stored - 1, so how the values are packed is unknown",
+        ),
+        (
+            frames > 1 and not described,
+            f"{frames} frames in one file without functional groups that say where they lie",
+        ),
+    )
+    return next((reason for applies, reason in reasons if applies), "")

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+LOCALIZER = "a localizer"
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -51,7 +53,8 @@ class Plane:
     def normal(self) -> NDArray[np.float64]:
         """Unit vector out of the plane, row x column."""
         normal: NDArray[np.float64] = np.cross(self.row, self.column)
-        return normal / np.linalg.norm(normal)
+        normal /= np.linalg.norm(normal)
+        return normal
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Slice:
         component: "M", "P", "R", "I" for magnitude, phase, real and imaginary images, else "".
         traits: further values (label, text) by which several images at one position are told apart.
         fault: why it cannot belong to a volume; "" if it can.
+        beside: the fault is its kind (localizer, screenshot): it is no volume that somebody misses.
         series_images: Number of Series Related Instances (0020,1209), 0 if not stated.
     """
 
@@ -85,6 +89,7 @@ class Slice:
     component: str = ""
     traits: tuple[tuple[str, str], ...] = ()
     fault: str = ""
+    beside: bool = False
     series_images: int = 0
 
     @property

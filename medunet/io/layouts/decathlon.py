@@ -104,6 +104,6 @@ def _refuse_4d(listing: Listing) -> None:
                 str(first[0]),
                 "image",
                 f"it is a 4D file that holds all channels{names} in one; channels must be files of their own.",
-                hint="Split it (nibabel.four_to_three) into CASE_0000.nii.gz, CASE_0001.nii.gz, ...; use format: nnunet.",
+                hint="Split it (nibabel.four_to_three) into CASE_0000.nii.gz, CASE_0001.nii.gz; use format: nnunet.",
             )
         )

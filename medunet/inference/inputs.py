@@ -1,0 +1,126 @@
+"""What INPUT means: which cases a path holds, and how each becomes a `Volume`.
+
+A file is one case. In a folder every image file is a case (`CASE_0000`, `CASE_0001`, ... are the channels of one,
+as in nnU-Net's folders), and every DICOM study below it is a case, whatever its files are called.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medunet.errors import DataError, UsageError
+from medunet.io.dicom import Series, choose, is_dicom, read_series, scan
+from medunet.io.files import image_ending, stem
+from medunet.io.read import read_volume
+from medunet.io.volume import Volume
+
+_CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
+
+
+@dataclass(frozen=True)
+class Input:
+    """One case to segment.
+
+    Attributes:
+        id: name for its outputs, unique among the inputs.
+        paths: image files, one per channel, or the DICOM folder.
+        series: series of the DICOM study; empty for image files.
+        notes: what was left out when it was found.
+    """
+
+    id: str
+    paths: tuple[Path, ...]
+    series: tuple[Series, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def read(self, select: str | None = None, *, channels: int = 1) -> Volume:
+        """Read the image.
+
+        Args:
+            select: DICOM series: UID, text of the description, or "largest".
+            channels: channels the model takes.
+
+        Raises:
+            DataError: it cannot be read, or has another number of files than the model has channels.
+        """
+        if self.series:
+            return read_series(choose(self.series, select))
+        if len(self.paths) not in (1, channels):
+            names = ", ".join(path.name for path in self.paths)
+            raise DataError(f"The model takes {channels} channels, but case {self.id} has the files {names}.")
+        return read_volume(self.paths, channels=channels)
+
+
+def find_inputs(path: Path, *, channels: int = 1) -> list[Input]:
+    """All cases at `path`, sorted by id.
+
+    Args:
+        path: image file, DICOM file, or folder.
+        channels: channels the model takes.
+
+    Raises:
+        UsageError: there is no such path, or nothing in it that could be segmented.
+    """
+    if not path.exists():
+        raise UsageError(f"There is no input {path}.", "Check the path.")
+    if path.is_file():
+        if is_dicom(path):
+            return _studies(path)
+        return [Input(stem(path), (path,))]
+    files = sorted(entry for entry in path.iterdir() if entry.is_file() and image_ending(entry))
+    found = [*_from_files(files, channels), *_studies(path)]
+    if not found:
+        raise UsageError(
+            f"{path} holds no image file and no DICOM series.",
+            "Give a NIfTI, NRRD, MHA or picture file, a DICOM folder, or a folder of those.",
+        )
+    return sorted(_unique(found), key=lambda entry: entry.id)
+
+
+def _from_files(files: Sequence[Path], channels: int) -> list[Input]:
+    matches = {file: _CHANNEL.match(stem(file)) for file in files}
+    if channels == 1 and not all(match and match["channel"] == "0000" for match in matches.values()):
+        return [Input(stem(file), (file,)) for file in files]
+    cases: dict[str, list[Path]] = defaultdict(list)
+    for file, match in matches.items():
+        cases[match["case"] if match else stem(file)].append(file)
+    return [Input(case, tuple(paths)) for case, paths in cases.items()]
+
+
+def _studies(path: Path) -> list[Input]:
+    """One input per DICOM study at or below `path`, named after the sub-folder that holds it, or after `path`."""
+    export = scan(path)
+    studies: dict[str, list[Series]] = defaultdict(list)
+    for series in export.series:
+        studies[series.study_uid].append(series)
+    result = []
+    for found in studies.values():
+        tops = {_top(path, file) for series in found for file in series.files}
+        name = tops.pop() if len(tops) == 1 and len(studies) > 1 else path.resolve().stem
+        result.append(Input(name, (path,), tuple(found), tuple(export.ignored) if len(studies) == 1 else ()))
+    return result
+
+
+def _top(root: Path, file: Path) -> str:
+    """The entry of `root` below which `file` lies, without an ending."""
+    if root.is_file() or not file.is_relative_to(root):
+        return root.stem
+    return Path(file.relative_to(root).parts[0]).stem
+
+
+def _unique(found: Sequence[Input]) -> list[Input]:
+    """Give inputs of one name different ids: `a`, `a_2`, ..."""
+    result: list[Input] = []
+    taken: set[str] = set()
+    for entry in found:
+        name, number = entry.id, 1
+        while name in taken:
+            number += 1
+            name = f"{entry.id}_{number}"
+        taken.add(name)
+        result.append(Input(name, entry.paths, entry.series, entry.notes))
+    return result

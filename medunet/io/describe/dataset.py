@@ -1,0 +1,86 @@
+"""What a data set holds, as far as paths and headers tell: cases, labels, grids, folds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from medunet.errors import DataError, DatasetError
+from medunet.geometry import Geometry
+from medunet.io.case import Case
+from medunet.io.describe.description import Description
+from medunet.io.files import read_geometry
+from medunet.io.manifest import Manifest, detect, read_manifest
+from medunet.io.read import reads_as_dicom
+
+
+def looks_like_dataset(path: Path) -> bool:
+    """Whether `path` is to be described as a data set, be it a broken one."""
+    try:
+        return detect(path) is not None
+    except DatasetError:
+        return True
+
+
+def describe_dataset(path: Path) -> Description:
+    """Describe a data set from its listing and the headers of its files; voxels are not looked at."""
+    result = Description("dataset", path)
+    try:
+        manifest = read_manifest(path, channels=None, log_notes=False)
+    except DatasetError as error:
+        result.blame(error)
+        return result
+    folds = sorted({case.fold for case in manifest if case.fold is not None})
+    groups = {case.group for case in manifest if case.group is not None}
+    result.facts |= {
+        "format": manifest.format,
+        "cases": len(manifest),
+        "labels": manifest.label_names,
+        "modality": list(manifest.modality) or None,
+        "image_files_per_case": sorted({len(case.images) for case in manifest}),
+        "groups": len(groups) or None,
+        "folds": folds or None,
+        "first_case": manifest.cases[0].id,
+        "last_case": manifest.cases[-1].id,
+    }
+    result.notes += manifest.notes
+    _add_grids(result, manifest)
+    return result
+
+
+def _add_grids(result: Description, manifest: Manifest) -> None:
+    """Ranges of shape and spacing; masks that do not lie on the grid of their image."""
+    grids = [grid for case in manifest if (grid := _grid(result, case)) is not None]
+    ranks = sorted({grid.rank for grid in grids})
+    if len(ranks) > 1:
+        result.problems.append("Some images have two axes and some three; a data set needs one kind.")
+    if len(ranks) != 1:
+        return
+    result.facts["shape"] = _range([grid.shape for grid in grids])
+    result.facts["spacing_mm"] = _range([grid.spacing for grid in grids])
+    result.facts["orientations"] = sorted({grid.axcodes for grid in grids})
+
+
+def _range(rows: list[tuple[int, ...]] | list[tuple[float, ...]]) -> dict[str, Any]:
+    columns = list(zip(*rows, strict=True))
+    return {
+        name: [round(float(function(column)), 4) for column in columns]
+        for name, function in (("smallest", min), ("median", median), ("largest", max))
+    }
+
+
+def _grid(result: Description, case: Case) -> Geometry | None:
+    """Grid of the first channel; a DICOM series is too slow to be read for it."""
+    if reads_as_dicom(case.images[0]):
+        return None
+    try:
+        grid = read_geometry(case.images[0])
+        for path in (*case.images[1:], *([case.label] if case.label else [])):
+            difference = "" if reads_as_dicom(path) else grid.difference(read_geometry(path))
+            if difference:
+                result.problems.append(f"{case.id}: {path.name} has {difference} ({case.images[0].name}).")
+    except DataError as error:
+        result.problems.append(f"{case.id}: {error}")
+        return None
+    return grid

@@ -1,0 +1,103 @@
+"""Finds out what kind of thing a path is, and has it described."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from medunet.config.schema import Config
+from medunet.errors import ConfigError, UsageError
+from medunet.io.describe.dataset import describe_dataset, looks_like_dataset
+from medunet.io.describe.description import Description
+from medunet.io.describe.image import describe_image
+from medunet.io.describe.model import SPEC_FILE, describe_model, model_in_zip
+from medunet.io.describe.run import describe_run, looks_like_run
+from medunet.io.files import image_ending
+from medunet.io.read import reads_as_dicom
+
+KNOWN = (
+    "Known are image files, DICOM folders, data sets (dataset.json, CSV, images + labels), model folders, run folders "
+    "and configs (YAML)."
+)
+
+
+def describe(path: Path) -> Description:
+    """Say what is at `path`; what is wrong with it is in the answer, not raised.
+
+    Raises:
+        UsageError: there is no such path, or it is nothing that medunet knows.
+    """
+    if not path.exists():
+        raise UsageError(f"There is no file or folder {path}.", "Check the path.")
+    result = _describe_folder(path) if path.is_dir() else _describe_file(path)
+    if result is None:
+        raise UsageError(f"{path} is nothing that medunet knows.", KNOWN)
+    return result
+
+
+def _describe_folder(path: Path) -> Description | None:
+    if (path / SPEC_FILE).is_file():
+        return describe_model(path)
+    if looks_like_run(path):
+        return describe_run(path)
+    if looks_like_dataset(path):
+        return describe_dataset(path)
+    from medunet.io.describe.dicom import describe_dicom
+
+    return describe_dicom(path)
+
+
+def _describe_file(path: Path) -> Description | None:
+    suffix = path.suffix.lower()
+    if image_ending(path):
+        return describe_image(path)
+    if path.name == SPEC_FILE:
+        return describe_model(path.parent)
+    if suffix in (".yaml", ".yml"):
+        return _describe_config(path)
+    if suffix in (".json", ".csv", ".tsv"):
+        return describe_dataset(path) if looks_like_dataset(path) else None
+    return _describe_packed(path)
+
+
+def _describe_packed(path: Path) -> Description | None:
+    """A zipped model, a DICOM file or a zip of such."""
+    if path.suffix.lower() == ".zip" and model_in_zip(path) is not None:
+        return describe_model(path)
+    if not reads_as_dicom(path):
+        return None
+    from medunet.io.describe.dicom import describe_dicom
+
+    return describe_dicom(path)
+
+
+def _describe_config(path: Path) -> Description | None:
+    """A training config; None for YAML that has none of its keys."""
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        content = {"name": None}  # the loader below says what is wrong and where
+    known = {field.alias or name for name, field in Config.model_fields.items()} | {"extends"}
+    if not isinstance(content, dict) or not known & {str(key) for key in content}:
+        return None
+    from medunet.config.load import load_config
+
+    result = Description("config", path)
+    try:
+        config = load_config(path)
+    except ConfigError as error:
+        result.blame(error)
+        return result
+    result.facts |= {
+        "name": config.name,
+        "labels": dict(config.labels),
+        "data": config.data.model_dump(mode="json"),
+        "network": config.network.model_dump(mode="json"),
+        "loss": [f"{term.name} x {term.weight:g}" for term in config.loss],
+        "patch_size": list(config.train.patch_size),
+        "batch_size": config.train.batch_size,
+        "epochs": config.train.epochs,
+        "budget": config.train.budget,
+    }
+    return result

@@ -1,0 +1,168 @@
+"""The pixels of a `Series`, decoded, rescaled and put on its grid.
+
+Values are physical ones (HU for CT): each slice by its own slope and intercept. MONOCHROME1 is never inverted, for it
+says how to show values, not what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.pixels import get_decoder, pixel_array
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from medunet.errors import DicomError, ReadError
+from medunet.io.dicom.elements import quiet
+from medunet.io.dicom.series import Series, choose, scan
+from medunet.io.dicom.slices import Slice
+from medunet.io.volume import Source, Volume
+
+_TAGS = (
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"),
+    *("BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "PixelData", "FloatPixelData"),
+    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+)
+_INTEGERS = (np.int16, np.int32, np.int64)
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_CODECS = "Install the decoders: pip install 'medunet[codecs]'."
+
+
+def read_dicom(path: Path, select: str | None = None) -> Volume:
+    """Read the one volume of a DICOM file or folder.
+
+    Args:
+        path: a folder at any depth, or one (multi-frame) file.
+        select: which series; see `choose`.
+
+    Returns:
+        Volume (1, columns, rows, slices), slices along row x column. `source.notes` tells what was left out.
+
+    Raises:
+        ReadError: no such path, or pixel data that cannot be decoded.
+        DicomError: not exactly one regular volume.
+    """
+    export = scan(path)
+    if not export.series:
+        raise DicomError(f"There is no DICOM image in {path}.", " ".join(export.ignored[:5]))
+    chosen = choose(export.series, select)
+    others = tuple(
+        f"Series {other.title} was left out{': ' if other.verdict else ''}{other.verdict}."
+        for other in export.series
+        if other is not chosen
+    )
+    return _read(chosen, path, export.ignored + others)
+
+
+def read_series(series: Series) -> Volume:
+    """Read a plausible series.
+
+    Returns:
+        Volume (1, columns, rows, slices): int16 (or wider where values need it) if every slope is 1 and every
+        intercept whole, else float32.
+
+    Raises:
+        DicomError: the series is no plausible volume, or needs decoders that are not installed.
+        ReadError: pixel data that cannot be decoded.
+    """
+    return _read(series, series.files[0].parent, ())
+
+
+def _read(series: Series, path: Path, notes: tuple[str, ...]) -> Volume:
+    if series.geometry is None or not series.plausible:
+        raise DicomError(f"The series {series.title} cannot be read as a volume: {series.verdict}.", series.remedy)
+    exact = all(_is_exact(*item.rescale) for item in series.slices)
+    columns, rows, count = series.shape
+    try:
+        array: NDArray[Any] = np.empty((count, rows, columns), dtype=np.int16 if exact else np.float32)
+    except (MemoryError, ValueError) as error:
+        raise DicomError(
+            f"The series {series.title} does not fit into memory.", "Read it on a machine with more memory."
+        ) from error
+    for k, (item, stored) in enumerate(_stored(series.slices)):
+        slope, intercept = item.rescale
+        if exact and stored.dtype.kind in "iu":
+            values: NDArray[Any] = stored.astype(np.int64) + int(intercept)
+            array = _wide_enough(array, values)
+        else:
+            values = stored.astype(np.float64) * slope + intercept
+            array = array if array.dtype.kind == "f" else array.astype(np.float32)
+            if not np.abs(values).max() <= _FLOAT32_MAX:
+                raise ReadError(f"{item.name} holds values that are not finite after rescaling.", "Export it again.")
+        array[k] = values
+    source = Source(path, "dicom", series_uid=series.uid, files=series.files, notes=series.notes + notes)
+    return Volume(array.transpose(2, 1, 0)[None], series.geometry, source)
+
+
+def _is_exact(slope: float, intercept: float) -> bool:
+    """Whether whole stored values stay whole."""
+    return slope == 1.0 and intercept.is_integer() and abs(intercept) < 2**31
+
+
+def _wide_enough(array: NDArray[Any], values: NDArray[np.int64]) -> NDArray[Any]:
+    if array.dtype.kind == "f":
+        return array
+    low, high = int(values.min()), int(values.max())
+    for dtype in _INTEGERS:
+        info = np.iinfo(dtype)
+        if info.min <= low and high <= info.max and info.bits >= array.dtype.itemsize * 8:
+            return array.astype(dtype, copy=False)
+    return array.astype(np.float32)
+
+
+def _stored(slices: tuple[Slice, ...]) -> Iterator[tuple[Slice, NDArray[Any]]]:
+    """Every slice with its stored values (rows, columns); a multi-frame file is opened once."""
+    path, dataset = None, None
+    for item in slices:
+        if item.path != path:
+            path, dataset = item.path, _open(item.path)
+        yield item, _decode(dataset, item)
+
+
+def _open(path: Path) -> Any:
+    try:
+        with quiet():
+            dataset = pydicom.dcmread(path, force=True, specific_tags=list(_TAGS))
+            if "TransferSyntaxUID" not in dataset.file_meta:
+                implicit, little = dataset.original_encoding
+                plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+                dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
+            return dataset
+    except Exception as error:  # pydicom raises a dozen types for damaged files
+        raise _undecodable(path.name, error) from error
+
+
+def _decode(dataset: Any, item: Slice) -> NDArray[Any]:
+    syntax = dataset.file_meta.TransferSyntaxUID
+    _check_decoder(syntax, item)
+    try:
+        with quiet():
+            stored: NDArray[Any] = pixel_array(dataset, index=item.frame or 0, raw=True)
+    except Exception as error:  # and so do its codecs
+        raise _undecodable(item.name, error) from error
+    if stored.shape != (item.rows, item.columns):
+        raise ReadError(
+            f"{item.name} decodes to {stored.shape} pixels where the header states {item.rows} x {item.columns}.",
+            "Export it again.",
+        )
+    return stored
+
+
+def _check_decoder(syntax: Any, item: Slice) -> None:
+    try:
+        available = get_decoder(syntax).is_available
+    except NotImplementedError as error:
+        raise DicomError(
+            f'{item.name} is compressed as "{syntax.name}", which cannot be decoded.', "Export it uncompressed."
+        ) from error
+    if not available:
+        raise DicomError(f'{item.name} is compressed as "{syntax.name}" and no decoder for it is installed.', _CODECS)
+
+
+def _undecodable(name: str, error: Exception) -> ReadError:
+    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    return ReadError(f"The pixels of {name} cannot be decoded: {reason}.", "Export it again, or uncompressed.")

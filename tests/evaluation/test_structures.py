@@ -1,0 +1,110 @@
+"""Which structures are scored."""
+
+from __future__ import annotations
+
+import pytest
+
+from medunet.errors import UsageError
+from medunet.evaluation.structures import read_structures
+from medunet.labels import LabelMap
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.yaml", "name: x\nlabels: {background: 0, liver: 1, lesion: [2, 3]}\nnetwork: {name: unet}\n"),
+        ("plain.yaml", "background: 0\nliver: 1\nlesion: [2, 3]\n"),
+        ("dataset.json", '{"labels": {"background": 0, "liver": 1, "lesion": [2, 3]}, "numTraining": 3}'),
+        ("decathlon.json", '{"labels": {"0": "Background", "1": "liver", "2": "lesion", "3": "lesion"}}'),
+    ],
+)
+def test_every_kind_of_file_gives_the_same_structures(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    structures = read_structures(str(path))
+    assert structures.values == {"liver": (1,), "lesion": (2, 3)}
+    assert structures.background == (0,)
+
+
+@pytest.mark.parametrize("name", ["model.yaml", "config.yaml", "dataset.json"])
+def test_a_folder_stands_for_the_labels_file_in_it(tmp_path, name):
+    (tmp_path / name).write_text('{"labels": {"background": 0, "liver": 1}}')
+    assert read_structures(tmp_path).values == {"liver": (1,)}
+
+
+def test_a_list_on_the_command_line_is_a_choice():
+    structures = read_structures("liver=1, tumour=2+3")
+    assert structures.values == {"liver": (1,), "tumour": (2, 3)}
+    assert structures.background is None
+    assert structures.others([0, 1, 2, 9]) == [9]
+
+
+def test_a_list_that_names_background_is_complete():
+    structures = read_structures("background=0+255,liver=1")
+    assert structures.background == (0, 255)
+    assert structures.others([0, 1, 2, 255]) == [2]
+
+
+def test_python_objects_are_understood():
+    mapping = {"background": 0, "liver": 1, "lesion": [2, 3]}
+    assert read_structures(mapping) == read_structures(LabelMap.from_mapping(mapping))
+
+
+def test_regions_may_overlap():
+    assert read_structures("whole=1+2,core=2").values == {"whole": (1, 2), "core": (2,)}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("liver=", "NAME=VALUE"),
+        ("=1", "NAME=VALUE"),
+        ("liver=1,tumour", '"tumour"'),
+        ("liver=one", '"liver=one"'),
+        ("liver=1.5", "whole number"),
+        ("liver=1,liver=2", '"liver" twice'),
+        ("background=0", "names no structure"),
+        ("no_such_file.yaml", "cannot be read"),
+    ],
+)
+def test_bad_lists_are_refused_with_the_part_that_is_wrong(text, words):
+    with pytest.raises(UsageError, match=words):
+        read_structures(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("labels: {liver: one}", "'one'"),
+        ("labels: {liver: true}", "True"),
+        ("labels: {liver: 1.5}", "1.5"),
+        ("labels: {liver: []}", "whole number"),
+        ("labels: [liver]", "must map names to values"),
+        ("- liver", "no mapping"),
+        ("", "no mapping"),
+        ("a: [1", "neither YAML nor JSON"),
+        ("extends: base.yaml\nname: x\n", "extends"),
+        ("labels: {background: 0}", "names no structure"),
+        ("labels: {background: 0, liver: 1, ignore: 2}", "left out"),
+        ('{"labels": {"a": "liver"}}', "'liver'"),
+        ("!!python/object/apply:os.getcwd []", "neither YAML nor JSON"),
+    ],
+)
+def test_bad_files_are_refused_in_a_sentence(tmp_path, text, words):
+    path = tmp_path / "labels.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=words) as caught:
+        read_structures(path)
+    assert caught.value.exit_code == 2
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "labels.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(UsageError, match="not text"):
+        read_structures(path)
+
+
+def test_a_folder_without_labels_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"model\.yaml cannot be read"):
+        read_structures(tmp_path)
