@@ -38,6 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 setup: $(STAMP)  ## install medunet and its tools into .venv
 
 demo: $(STAMP)  ## synthetic CT study: train, predict, evaluate, report
+	@rm -rf demo-out
 	$(BIN)/medunet demo --out demo-out
 
 lint: $(STAMP)  ## ruff and mypy

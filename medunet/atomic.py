@@ -1,11 +1,13 @@
 """Files and folders that appear whole or not at all.
 
 A result is written under a temporary name in its own folder, flushed to disk and renamed. A killed
-process leaves a hidden `.NAME.part-*` at most, never half a file under the final name.
+process leaves a hidden `.NAME.part-*` at most, never half a file under the final name. A folder that is
+replaced is `.NAME.old-*` for a moment; a process killed in that moment leaves both complete under hidden names.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from medunet.errors import OutputError
+
+_LONGEST_STEM = 48  # characters of the name that a temporary name repeats: file systems take 255 bytes
 
 
 def _full_suffix(name: str) -> str:
@@ -56,11 +60,11 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     make_folder(path.parent)
     suffix = _full_suffix(path.name)
-    part = path.with_name(f".{path.name[: len(path.name) - len(suffix)]}.part-{uuid.uuid4().hex[:8]}{suffix}")
+    name = path.name[: len(path.name) - len(suffix)]
+    part = path.with_name(f".{name[:_LONGEST_STEM]}.part-{uuid.uuid4().hex[:8]}{suffix}")
     try:
         yield part
-        with open(part, "rb+") as handle:
-            os.fsync(handle.fileno())
+        _flush(part)
         os.replace(part, path)
     except OSError as error:
         raise _cannot_write(path, error) from error
@@ -72,26 +76,42 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder; put it in the place of `path` on success.
 
-    A folder that is already there is moved aside first and removed only when the new one stands.
+    A folder that is already there is moved aside first and removed only when the new one stands. Of a link, the
+    folder that it points to is replaced.
+
+    Raises:
+        OutputError: the folder is not writable, the disk is full, or a file is in the way.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     make_folder(path.parent)
     tag = uuid.uuid4().hex[:8]
-    part = path.with_name(f".{path.name}.part-{tag}")
-    old = path.with_name(f".{path.name}.old-{tag}")
+    part = path.with_name(f".{path.name[:_LONGEST_STEM]}.part-{tag}")
+    old = path.with_name(f".{path.name[:_LONGEST_STEM]}.old-{tag}")
     try:
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file of that name is in the way")
         part.mkdir()
         yield part
+        for file in part.rglob("*"):
+            if file.is_file():
+                _flush(file)
         if path.exists():
             os.replace(path, old)
         os.replace(part, path)
     except OSError as error:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
         raise _cannot_write(path, error) from error
     finally:
+        # Also on KeyboardInterrupt between the two renames: the old folder goes back.
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Make the content of a file reach the disk before its name does."""
+    with open(path, "rb+") as handle:
+        os.fsync(handle.fileno())
 
 
 def write_text(path: str | Path, text: str) -> None:

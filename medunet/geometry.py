@@ -143,6 +143,7 @@ class Geometry:
         matrix = np.eye(self.rank + 1)
         matrix[:-1, :-1] = np.asarray(self.direction) * np.asarray(self.spacing)
         matrix[:-1, -1] = self.origin
+        matrix.flags.writeable = False  # it is shared by all who ask
         return matrix
 
     @property
@@ -220,11 +221,13 @@ class Geometry:
     def difference(self, other: Geometry, tolerance_mm: float = 1e-2) -> str:
         """Say in words how `other` differs from this grid; empty when they agree.
 
-        Grids agree when the shapes are equal and no corner lies more than `tolerance_mm` plus
-        1e-4 of the longest edge away (float32 headers round).
+        Grids agree when the shapes are equal, the spacings are equal to 1 % (this decides for axes of one voxel)
+        and no corner lies more than `tolerance_mm` plus 1e-4 of the longest edge away (float32 headers round).
         """
         if self.shape != other.shape:
             return f"shape {format_shape(other.shape)} instead of {format_shape(self.shape)}"
+        if not np.allclose(self.spacing, other.spacing, rtol=1e-2, atol=0):
+            return f"spacing {format_mm(other.spacing)} instead of {format_mm(self.spacing)}"
         corners = np.stack(np.meshgrid(*([0, n - 1] for n in self.shape), indexing="ij"), -1).reshape(-1, self.rank)
         homogeneous = np.concatenate([corners, np.ones((len(corners), 1))], axis=1)
         distance = float(np.linalg.norm((homogeneous @ (self.affine - other.affine).T)[:, :-1], axis=1).max())

@@ -7,7 +7,7 @@ happens here and at the border only. Knows nothing of files or networks.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -54,7 +54,7 @@ class LabelMap:
     """Ordered labels; index 0 is the background.
 
     Raises:
-        DataError: no labels, no background first, or one name or value used twice.
+        DataError: no labels, no background first, a label without a value, or one name or value used twice.
     """
 
     labels: tuple[Label, ...]
@@ -64,6 +64,9 @@ class LabelMap:
         names = [label.name for label in self.labels]
         if len(self.labels) < 2 or self.labels[0].name != BACKGROUND:
             raise DataError("A label map needs background first and at least one structure.")
+        empty = [label.name for label in self.labels if not label.values]
+        if empty:
+            raise DataError(f"Every label needs a value in the mask files, but {', '.join(empty)} has none.")
         if len(set(values)) != len(values) or len(set(names)) != len(names):
             raise DataError(f"Each name and value may occur once in a label map, not {names} with values {values}.")
 
@@ -138,22 +141,32 @@ class LabelMap:
         pairs = sorted((value, label.index) for label in self.labels for value in label.values)
         values = np.asarray([value for value, _ in pairs])
         indices = np.asarray([index for _, index in pairs], dtype=self.index_dtype)
-        result: NDArray[np.generic] = indices[np.searchsorted(values, array)]
-        return result
+        return _by_planes(lambda plane: indices[np.searchsorted(values, plane)], array, self.index_dtype)
 
     def to_values(self, indices: NDArray[np.generic]) -> NDArray[np.generic]:
         """Translate indices into the values that are written to files."""
         table = np.asarray([label.values[0] for label in self.labels], dtype=self.file_dtype)
-        result: NDArray[np.generic] = table[indices]
-        return result
+        return _by_planes(lambda plane: table[plane], indices, self.file_dtype)
 
     def describe(self) -> str:
         """`background 0, liver 1, lesion 2/3`."""
         return ", ".join(f"{label.name} {'/'.join(map(str, label.values))}" for label in self.labels)
 
 
+def _by_planes(
+    function: Callable[[Any], NDArray[np.generic]], array: NDArray[np.generic], dtype: np.dtype[Any]
+) -> NDArray[np.generic]:
+    """Apply `function` plane by plane: look-ups take 8 bytes per voxel, which a whole volume need not pay at once."""
+    turned = array.flags.f_contiguous and not array.flags.c_contiguous  # as nibabel gives it
+    source = array.T if turned else array
+    result = np.empty(source.shape, dtype=dtype)
+    for index in range(len(source)):
+        result[index] = function(source[index])
+    return result.T if turned else result
+
+
 def format_values(values: Sequence[float], limit: int = 8) -> str:
     """`value 7` or `values 7, 9, ... (12 in all)`."""
-    shown = ", ".join(f"{value:g}" for value in values[:limit])
+    shown = ", ".join(f"{value:.10g}" for value in values[:limit])
     more = f", ... ({len(values)} in all)" if len(values) > limit else ""
     return f"value{'s' if len(values) > 1 else ''} {shown}{more}"

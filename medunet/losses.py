@@ -1,7 +1,7 @@
 """Segmentation losses by name, and their weighted sum with deep supervision.
 
-The terms are MONAI's and torch's; all take logits (B, C, *S) and integer targets (B, 1, *S) of indices
-0..C-1. Background counts in cross-entropy and focal, not in Dice and Tversky.
+Dice, Tversky and deep supervision are MONAI's, cross-entropy is torch's; all take logits (B, C, *S) and targets
+(B, 1, *S) of indices 0..C-1 in any dtype. Background counts in cross-entropy and focal, not in Dice and Tversky.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from monai.losses import DeepSupervisionLoss, DiceLoss, FocalLoss, TverskyLoss
+from monai.losses import DeepSupervisionLoss, DiceLoss, TverskyLoss
 from torch import Tensor, nn
 
 from medunet.config.schema import CrossEntropyConfig, DiceLossConfig, FocalConfig, LossTerm, TverskyConfig
@@ -23,6 +23,27 @@ class CrossEntropy(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Mean over voxels."""
         return nn.functional.cross_entropy(logits, target.squeeze(1).long())
+
+
+class Focal(nn.Module):
+    """Cross-entropy times (1 - p)^gamma, p being the probability of the true label (Lin 2017).
+
+    MONAI's takes the mean over labels too, so that gamma 0 gives cross-entropy divided by their number.
+
+    Args:
+        gamma: how much easy voxels are played down.
+    """
+
+    def __init__(self, gamma: float) -> None:
+        super().__init__()
+        self.gamma = gamma
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean over voxels."""
+        entropy = nn.functional.cross_entropy(logits, target.squeeze(1).long(), reduction="none")
+        # Kept from 0, where the slope of a power below 1 is infinite.
+        doubt = (1 - torch.exp(-entropy)).clamp_min(1e-6)
+        return (doubt**self.gamma * entropy).mean()
 
 
 def _dice(config: DiceLossConfig) -> nn.Module:
@@ -56,8 +77,7 @@ def _tversky(config: TverskyConfig) -> nn.Module:
 
 
 def _focal(config: FocalConfig) -> nn.Module:
-    loss: nn.Module = FocalLoss(include_background=True, to_onehot_y=True, use_softmax=True, gamma=config.gamma)
-    return loss
+    return Focal(config.gamma)
 
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
@@ -85,6 +105,15 @@ class SumLoss(nn.Module):
         return total
 
 
+class DeepSupervision(DeepSupervisionLoss):
+    """MONAI's sum over outputs, for targets of any dtype: torch shrinks uint8 and floats by nearest neighbour only."""
+
+    def forward(self, outputs: Sequence[Tensor], target: Tensor) -> Tensor:
+        """Loss of logits, finest first, against indices (B, 1, *S) of the finest."""
+        loss: Tensor = super().forward(list(outputs), target.float())
+        return loss
+
+
 def supervision_weights(heads: int) -> list[float]:
     """1, 1/2, 1/4, ... per output, finest first, scaled to sum 1 (nnU-Net)."""
     raw = [0.5**index for index in range(heads)]
@@ -99,4 +128,4 @@ def build_loss(terms: Sequence[LossTerm], heads: int) -> nn.Module:
         heads: outputs of the network in training mode; 1 means a single tensor.
     """
     loss = SumLoss(terms)
-    return loss if heads == 1 else DeepSupervisionLoss(loss, weights=supervision_weights(heads))
+    return loss if heads == 1 else DeepSupervision(loss, weights=supervision_weights(heads))

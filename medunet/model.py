@@ -11,6 +11,7 @@ import io
 import json
 import platform
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from medunet.atomic import atomic_folder
 from medunet.config.schema import Config, Positive, PostprocessStep, PreprocessConfig, Section, UNetConfig
-from medunet.errors import ModelError, UsageError
+from medunet.errors import DataError, ModelError, UsageError
 from medunet.labels import LabelMap
 from medunet.networks.registry import build_network
 
@@ -99,10 +100,10 @@ class Model:
         Raises:
             ModelError: the weights do not fit the network that model.yaml describes.
         """
-        network = build_network(self.spec.network, len(self.spec.modality), len(self.labels))
         try:
+            network = build_network(self.spec.network, len(self.spec.modality), len(self.labels))
             network.load_state_dict(dict(self.weights))
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, IndexError) as error:  # torch's words for lists and shapes that disagree
             raise ModelError(
                 f"The weights of {self.path} do not fit the network in its model.yaml.",
                 "The folder was edited or mixed up; copy it again.",
@@ -171,10 +172,11 @@ def load_model(path: str | Path) -> Model:
         UsageError: there is no such path, or it is no model.
         ModelError: a file is missing, changed since it was written, or not understood.
     """
-    path = Path(path)
-    if not path.exists():
-        raise UsageError(f"There is no model {path}.", "Give the model/ folder of a run.")
-    files = _read_zip(path) if path.is_file() else _read_folder(path)
+    path = _find_model(Path(path))
+    try:
+        files = _read_zip(path) if path.is_file() else _read_folder(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
     spec = _parse_spec(files[SPEC_FILE], path)
     for name, entry in spec.files.items():
         if name not in files:
@@ -195,14 +197,22 @@ def load_model(path: str | Path) -> Model:
     return Model(spec, weights, path)
 
 
+def _find_model(path: Path) -> Path:
+    """The file or folder that holds the model: `path`, or its model/ where `path` is a run."""
+    if not path.exists():
+        raise UsageError(f"There is no model {path}.", "Give the model/ folder of a run.")
+    if path.is_file() and path.suffix.lower() != ".zip" and not zipfile.is_zipfile(path):
+        raise UsageError(f"{path} is neither a model folder nor a zip of one.", "Give the model/ folder of a run.")
+    if path.is_file() or (path / SPEC_FILE).is_file():
+        return path
+    if (path / "model" / SPEC_FILE).is_file():
+        return path / "model"
+    raise UsageError(
+        f"{path} is no model: it has no {SPEC_FILE}.", "Give the model/ folder of a run (or the run folder)."
+    )
+
+
 def _read_folder(path: Path) -> dict[str, bytes]:
-    if not (path / SPEC_FILE).is_file():
-        nested = path / "model"
-        if (nested / SPEC_FILE).is_file():
-            return _read_folder(nested)
-        raise UsageError(
-            f"{path} is no model: it has no {SPEC_FILE}.", "Give the model/ folder of a run (or the run folder)."
-        )
     if not (path / WEIGHTS_FILE).is_file():
         raise ModelError(f"{path} lacks {WEIGHTS_FILE}.", "Copy the whole folder again.")
     return {name: (path / name).read_bytes() for name in (SPEC_FILE, WEIGHTS_FILE)}
@@ -217,14 +227,15 @@ def _read_zip(path: Path) -> dict[str, bytes]:
             if missing:
                 raise ModelError(f"{path} lacks {' and '.join(missing)}.", "Zip the whole model folder.")
             return {name: archive.read(found[name]) for name in (SPEC_FILE, WEIGHTS_FILE)}
-    except (zipfile.BadZipFile, OSError) as error:
-        raise ModelError(f"{path} is neither a model folder nor a zip of one: {error}.") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: it has a password
+        raise ModelError(f"{path} is a damaged zip: {error}.", "Copy the model again.") from error
 
 
 def _parse_spec(data: bytes, path: Path) -> ModelSpec:
     try:
         content = yaml.safe_load(io.BytesIO(data))
-        return ModelSpec.model_validate_json(json.dumps(content))
+        spec = ModelSpec.model_validate_json(json.dumps(content))
+        names = LabelMap.from_mapping(spec.labels).names
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -232,5 +243,18 @@ def _parse_spec(data: bytes, path: Path) -> ModelSpec:
             f"{path}/{SPEC_FILE} is not understood at {where or 'its top'}: {first['msg']}.",
             "It was edited, or written by a newer medunet.",
         ) from error
-    except (yaml.YAMLError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}/{SPEC_FILE} is no valid YAML: {error}.", "Copy the model again.") from error
+    except (yaml.YAMLError, TypeError, ValueError, DataError) as error:
+        raise ModelError(f"{path}/{SPEC_FILE} is not understood: {error}", "Copy the model again.") from error
+    strange = next((step.label for step in spec.postprocess if step.label not in names), None)
+    if strange is not None:
+        raise ModelError(
+            f'{path}/{SPEC_FILE} cleans up "{strange}", which is none of its labels.', "The file was edited; correct it."
+        )
+    axes, dims = spec.inference.mirror_axes, spec.network.dims
+    if len(spec.inference.patch_size) != dims or any(not 0 <= axis < dims for axis in axes):
+        raise ModelError(
+            f"{path}/{SPEC_FILE} has patch_size {spec.inference.patch_size} and mirror_axes {axes}, "
+            f"which do not fit a network of {dims} axes.",
+            "The file was edited; correct it.",
+        )
+    return spec

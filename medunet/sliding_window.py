@@ -32,7 +32,7 @@ def window_starts(size: int, patch: int, overlap: float) -> list[int]:
     if size <= patch:
         return [0]
     step = max(1.0, patch * (1 - overlap))
-    count = math.ceil((size - patch) / step) + 1
+    count = math.ceil((size - patch) / step - 1e-9) + 1  # float noise in the step must not add a window
     return [round(index * (size - patch) / (count - 1)) for index in range(count)]
 
 
@@ -122,7 +122,7 @@ def sliding_window(
     while batch := list(itertools.islice(windows, batch_size)):
         logits = forward(torch.stack([image[_all_channels(window)] for window in batch]))
         if total is None:
-            total = torch.zeros((logits.shape[1], *grid.padded), dtype=torch.float32, device=image.device)
+            total = _accumulator(logits, grid.padded, image.device)
         for window, values in zip(batch, logits, strict=True):
             total[_all_channels(window)].addcmul_(values.to(image.device), weight)
     if total is None:
@@ -135,8 +135,41 @@ def sliding_window(
     return total[_all_channels(inside)]
 
 
+def network_logits(
+    image: Tensor, forward: Forward, patch: Sequence[int], *, overlap: float, batch_size: int, mirror_axes: Sequence[int]
+) -> Tensor:
+    """Logits of an image by a network of its own rank or one less: `sliding_window` with mirrors.
+
+    Args:
+        image: (C_in, *S) float32.
+        forward: the network, for patches of `len(patch)` axes.
+        patch: window size; one axis fewer than the image means slice by slice along the last axis.
+        overlap, batch_size: see `sliding_window`.
+        mirror_axes: average over all mirrored views of these axes; none: one view.
+    """
+    forward = with_mirrors(forward, mirror_axes)
+    if image.ndim - 1 > len(patch):
+        patch, forward = (*patch, 1), _slicewise(forward)
+    return sliding_window(image, forward, patch, overlap=overlap, batch_size=batch_size)
+
+
+def _slicewise(forward: Forward) -> Forward:
+    def run(patches: Tensor) -> Tensor:
+        return forward(patches.squeeze(-1)).unsqueeze(-1)
+
+    return run
+
+
 def _all_channels(box: Sequence[slice]) -> tuple[slice, ...]:
     return (slice(None), *box)
+
+
+def _accumulator(logits: Tensor, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Zeros (C, *shape) in the memory order of `logits`: adding across orders costs three times as much."""
+    channels = logits.shape[1]
+    if channels > 1 and logits.stride(1) == 1:
+        return torch.zeros((*shape, channels), device=device).movedim(-1, 0)
+    return torch.zeros((channels, *shape), device=device)
 
 
 def pad_to(image: Tensor, grid: WindowGrid) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 REQUIRED = {
-    "itk": "itk",
     "monai": "monai",
     "nibabel": "nibabel",
     "numpy": "numpy",
@@ -57,11 +56,11 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     packages = [check_package(name, module) for name, module in REQUIRED.items()]
     broken = [row for row in packages if row["problem"]]
     report: dict[str, Any] = {
-        "medunet": _own_version(),
+        "medunet": installed_version("medunet"),
         "python": _python(),
         "processor": machine.processor(),
         "memory": machine.memory(),
-        "devices": machine.devices() or None,
+        "devices": None if "torch" in {row["package"] for row in broken} else machine.devices() or None,
         "disks": machine.disks(),
         "packages": packages,
         "extras": extras(),
@@ -71,6 +70,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     advice += [
         f"The extra {row['extra']} is not complete. Get it: {row['get']}" for row in report["extras"] if row["get"]
     ]
+    if machine.nvidia_driver() and not report["devices"]:
+        advice.append("There is an NVIDIA driver, but torch sees no CUDA device. Install a CUDA build of torch.")
     if as_json:
         show_json({**report, "healthy": not broken, "advice": advice})
     else:
@@ -79,12 +80,6 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     if broken:
         typer.echo(f"medunet: {', '.join(row['package'] for row in broken)} missing or broken.", err=True)
         raise typer.Exit(1)
-
-
-def _own_version() -> str:
-    from medunet import __version__
-
-    return __version__
 
 
 def _python() -> str:

@@ -48,7 +48,7 @@ def show_json(value: Any) -> None:
     """JSON, indented."""
     import json
 
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(value, indent=2, allow_nan=False))
 
 
 def as_text(value: Any) -> str:
@@ -71,8 +71,12 @@ def _label(name: str) -> str:
 
 
 def _line(indent: str, label: str, value: str) -> None:
+    import sys
+
     from rich.console import Console
     from rich.text import Text
 
-    text = Text.assemble(indent, (label, "bold"), value)
+    encoding = sys.stdout.encoding or "utf-8"
+    safe = [part.encode(encoding, "backslashreplace").decode(encoding) for part in (label, value)]
+    text = Text.assemble(indent, (safe[0], "bold"), safe[1])
     Console(highlight=False, soft_wrap=True).print(text)

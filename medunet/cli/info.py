@@ -16,7 +16,9 @@ _SHOWN_PROBLEMS = 20
 def info(
     path: Annotated[
         Path | None,
-        typer.Argument(help="An image, a DICOM folder, a data set, a model, a run or a config.", show_default=False),
+        typer.Argument(
+            metavar="PATH", help="An image, a DICOM folder, a data set, a model, a run or a config.", show_default=False
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     networks: Annotated[bool, typer.Option("--networks", help="List the networks and their options.")] = False,
@@ -57,17 +59,15 @@ def _show_path(path: Path, *, as_json: bool) -> None:
 def _show_choices(choices: tuple[Choice, ...], *, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from medunet.cli.facts import as_text, show_json, show_rows
+    from medunet.cli.facts import show_json, show_rows
 
     if as_json:
         show_json([asdict(choice) for choice in choices])
         return
     for choice in choices:
         typer.echo(f"{choice.name}: {choice.summary}")
-        show_rows(
-            [
-                {"option": option.name, "default": as_text(option.default), "meaning": option.description}
-                for option in choice.options
-            ],
-            indent=2,
-        )
+        rows = []
+        for option in choice.options:
+            words = f" One of {', '.join(option.words)}." if option.words else ""
+            rows.append({"option": option.name, "default": option.default, "meaning": option.description + words})
+        show_rows(rows, indent=2)

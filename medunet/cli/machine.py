@@ -54,11 +54,9 @@ def memory() -> dict[str, Any]:
 
 
 def devices() -> list[dict[str, Any]]:
-    """Accelerators that torch sees; empty for none or without torch."""
-    try:
-        import torch
-    except (ImportError, OSError):
-        return []
+    """Accelerators that torch sees."""
+    import torch
+
     found = []
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(index)
@@ -73,6 +71,11 @@ def devices() -> list[dict[str, Any]]:
     if torch.backends.mps.is_available():
         found.append({"device": "mps", "name": platform.processor(), "memory_GB": None, "capability": None})
     return found
+
+
+def nvidia_driver() -> bool:
+    """Whether the driver of an NVIDIA card is loaded (Linux)."""
+    return Path("/proc/driver/nvidia/version").exists()
 
 
 def disks() -> list[dict[str, Any]]:

@@ -8,16 +8,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from medunet.config.describe import alternatives_at, in_words, variant_name
+from medunet.config.describe import alternatives_at, choices, in_words, variant_name
 from medunet.config.document import KeyPath
 
 
 @dataclass(frozen=True)
 class Option:
-    """One key of a choice: its default (None where it is required or null), what is allowed, what it does."""
+    """One key of a choice.
+
+    Attributes:
+        name: the key.
+        default: None where it is required or null.
+        words: the words that are allowed; empty where it is no choice of words.
+        allowed: what is allowed, in words.
+        description: what it does.
+    """
 
     name: str
     default: Any
+    words: tuple[str, ...]
     allowed: str
     description: str
 
@@ -53,8 +62,14 @@ def _choices(section: str) -> tuple[Choice, ...]:
 
 
 def _option(path: KeyPath, variant: str, schema: dict[str, Any]) -> Option:
-    allowed = in_words(alternatives_at(path, {str(path[0]): {"name": variant}}))
-    return Option(str(path[-1]), schema.get("default"), allowed, _one_line(schema.get("description", "")))
+    allowed = alternatives_at(path, {str(path[0]): {"name": variant}})
+    return Option(
+        name=str(path[-1]),
+        default=schema.get("default"),
+        words=tuple(choices(allowed)),
+        allowed=in_words(allowed),
+        description=_one_line(schema.get("description", "")),
+    )
 
 
 def _one_line(text: str) -> str:

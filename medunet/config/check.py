@@ -17,15 +17,33 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from medunet.config.describe import Alternatives, alternatives_at, choices, in_words, keys_at, sections_with
+from medunet.config.describe import (
+    Alternatives,
+    alternatives_at,
+    choices,
+    either,
+    in_words,
+    keys_at,
+    sections_with,
+    variant_name,
+)
 from medunet.config.document import Document, KeyPath, Place, as_written, dotted, read_value
 from medunet.config.layers import holds, look_up, place_of
 from medunet.config.rules import Finding, findings
 from medunet.config.schema import Config
 from medunet.errors import Problem
 
-_STAND_INS: dict[str, Any] = {"name": "unnamed", "labels": {"background": 0, "structure": 1}}
+_STAND_INS: dict[str, Any] = {
+    "name": "unnamed",
+    "labels": {"background": 0, "structure": 1},
+    "label": "structure",
+    "ml": 1.0,
+    "above": 0.0,
+}
 """What takes the place of a required key that is missing or wrong while the rest is judged."""
+
+_UNUSED = -1_000_000
+"""A label value that no file has."""
 
 _ABSENT = object()
 
@@ -67,9 +85,10 @@ def checked(document: Document, default: Place) -> tuple[Config | None, list[Pro
                 for path, kind in wrong.items()
                 if not _overlaps(path, bad)
             ]
-            bad |= set(wrong)
-            for path in wrong:
-                _take_out(data, path)
+            # Without its variant nothing can be said about the rest of a mapping.
+            bad |= {path[:-1] if path[-1] == "name" and len(path) > 1 else path for path in wrong}
+            for path, kind in wrong.items():
+                _take_out(data, path, kind)
     for finding in findings(config):
         keys = [_written(key, document.data) for key in finding.keys]
         if not any(_overlaps(key, bad) for key in keys):
@@ -99,29 +118,32 @@ def _path(detail: ErrorDetails, data: Any) -> KeyPath:
     for part in detail["loc"]:
         if holds(data, part):
             path, data = (*path, part), data[part]
-    if detail["type"] == "missing":
+    if detail["type"] == "missing" and isinstance(data, dict):
         return (*path, detail["loc"][-1])
     if detail["type"].startswith("union_tag"):
         return (*path, "name")
     return path
 
 
-def _take_out(data: dict[str, Any], path: KeyPath) -> None:
-    """Remove the key at `path` (the whole list for an entry of one, the section for a key that is missing)."""
-    while path and isinstance(path[-1], int):
+def _take_out(data: dict[str, Any], path: KeyPath, kind: str) -> None:
+    """Let the default, or a stand-in, take the place of what is at `path` (of the whole list for an entry of one)."""
+    while isinstance(path[-1], int):
         path = path[:-1]
-    if len(path) == 1 and path[0] in _STAND_INS:
-        data[str(path[0])] = copy.deepcopy(_STAND_INS[str(path[0])])
-        return
     try:
-        look_up(data, path[:-1])
+        section = look_up(data, path[:-1])
     except KeyError:
         return  # went with another one
-    section = look_up(data, path[:-1])
-    if path[-1] in section:
+    variants = choices(alternatives_at(path, data)) if path[-1] == "name" and len(path) > 1 else []
+    if kind == "extra_forbidden":
         del section[path[-1]]
+    elif path[0] == "labels" and len(path) > 1:
+        section[path[-1]] = _UNUSED - list(section).index(path[-1])
+    elif variants:
+        section["name"] = variants[0]
+    elif path[-1] in _STAND_INS:
+        section[path[-1]] = copy.deepcopy(_STAND_INS[str(path[-1])])
     else:
-        _take_out(data, path[:-1])
+        section.pop(path[-1], None)
 
 
 def _problem(path: KeyPath, kind: str, data: Any, document: Document, default: Place) -> Problem:
@@ -130,14 +152,14 @@ def _problem(path: KeyPath, kind: str, data: Any, document: Document, default: P
         section = dotted(path[:-1])
         rule = f"is not a key of {section}." if section else "is not a key of a configuration."
         return Problem(where, dotted(path), rule, hint=_key_hint(path, data))
-    if path[0] == "labels" and str(path[-1]).isdecimal() and isinstance(data["labels"][path[-1]], str):
-        hint = f"Swap them: `{data['labels'][path[-1]]}: {path[-1]}`."
+    if len(path) == 2 and path[0] == "labels" and str(path[1]).isdecimal() and isinstance(data["labels"][path[1]], str):
+        hint = f"Swap them: `{data['labels'][path[1]]}: {path[1]}`."
         return Problem(
             where, dotted(path), "must be the name, not the value in the mask files; the name comes first.", hint=hint
         )
     allowed = alternatives_at(path, data)
     words = choices(allowed) if path[-1] == "name" else []
-    must = f"must be {' or '.join(dict.fromkeys(words)) if len(path) > 1 and words else in_words(allowed)}."
+    must = f"must be {either(words) if len(path) > 1 and words else in_words(allowed)}."
     try:
         value = look_up(data, path)
     except KeyError:
@@ -177,6 +199,8 @@ def _text_hint(value: str, allowed: Alternatives, types: set[Any]) -> str:
     near = difflib.get_close_matches(value.lower(), choices(allowed), n=1)
     if near:
         return f"Did you mean {near[0]}?"
+    if value in [variant_name(schema) for schema in allowed]:
+        return f"Write {{name: {value}}}."
     if value.lower() in ("none", "nil", "off") and "null" in types:
         return "Write null."
     if types & {"integer", "number"}:

@@ -132,31 +132,33 @@ def in_words(alternatives: Alternatives) -> str:
     named = [name for schema in alternatives if (name := variant_name(schema)) is not None]
     parts = [_describe(schema) for schema in alternatives if variant_name(schema) is None]
     if len(named) > 1:
-        parts.insert(0, f"a mapping with name: {_either(named)}")
+        parts.insert(0, f"a mapping with name: {either(named)}")
     elif named:
         parts.insert(0, f"a mapping with the keys {', '.join(_keys(alternatives))}")
-    return _either(list(dict.fromkeys(parts)), comma=", ")
+    return either(list(dict.fromkeys(parts)), comma=", ")
 
 
 def _keys(alternatives: Alternatives) -> list[str]:
     return [key for schema in alternatives for key in schema.get("properties", {})]
 
 
-def _either(words: list[str], comma: str = " ") -> str:
+def either(words: list[str], comma: str = " ") -> str:
+    """`["a", "b", "c"]` to "a, b or c"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])}{comma}or {words[-1]}"
 
 
 def _describe(schema: dict[str, Any]) -> str:
     kind = schema.get("type")
     if words := _words(schema):
-        return _either([str(word) for word in words])
+        return either([str(word) for word in words])
     if kind == "array":
         return _describe_list(schema)
     if kind == "object":
         keys = _keys((schema,))
         return f"a mapping with the keys {', '.join(keys)}" if keys else "a mapping of names to values"
     if kind == "string":
-        return f"text such as {_either(schema['examples'])}" if "examples" in schema else "text"
+        few = " that is not empty" if schema.get("minLength") else ""
+        return f"text such as {either(schema['examples'])}" if "examples" in schema else f"text{few}"
     return f"{_PLAIN[str(kind)]}{_range(schema)}"
 
 
@@ -166,7 +168,7 @@ def _describe_list(schema: dict[str, Any]) -> str:
     if not fixed and schema.get("minItems"):
         count = f"at least {schema['minItems']} {'entry' if schema['minItems'] == 1 else 'entries'}"
     inner = in_words(_flat(fixed[0] if fixed else schema["items"]))
-    return f"a list{' of ' + count if count else ''}, each {inner}"
+    return f"a list of {count}, each {inner}" if count else f"a list, each entry {inner}"
 
 
 def _range(schema: dict[str, Any]) -> str:

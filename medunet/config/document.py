@@ -7,6 +7,7 @@ no file can run code or exhaust memory. Knows nothing of the keys of a configura
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -109,7 +110,14 @@ def _represent_list(dumper: _Dumper, items: list[Any]) -> Node:
     return dumper.represent_sequence(f"{_TAG}seq", items, flow_style=not any(isinstance(i, dict) for i in items))
 
 
+def _represent_text(dumper: _Dumper, text: str) -> Node:
+    # PyYAML would write these three line breaks bare, and read them back as spaces.
+    style = '"' if set(text) & set("\x85\u2028\u2029") else None
+    return dumper.represent_scalar(f"{_TAG}str", text, style=style)
+
+
 _Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(str, _represent_text)
 
 
 def to_yaml(data: Any) -> str:
@@ -119,13 +127,7 @@ def to_yaml(data: Any) -> str:
 
 def as_written(value: Any) -> str:
     """A value in one short line, for messages; text is in quotes."""
-    if isinstance(value, str):
-        text = repr(value)
-    else:
-        text = yaml.dump(
-            value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10**6, default_flow_style=True
-        )
-        text = text.removesuffix("...\n").strip()
+    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -203,12 +205,12 @@ def _compose(text: str, name: str, *, numbered: bool = True) -> tuple[Node | Non
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else None
-        said = (error.problem or error.context or "cannot be read").replace("\\t", "a tab")
+        said = (error.problem or error.context or "cannot be read").replace("character '\\t'", "a tab")
         rule = f"this is not valid YAML: {said}."
         hint = next((hint for words, hint in _SYNTAX_HINTS if words in f"{said} {error.context}"), "")
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, int(error.position)) + 1
-        rule, hint = f"holds the control character {ord(str(error.character)):#04x}; a configuration is plain text.", ""
+        rule, hint = f"holds the control character {error.character:#04x}; a configuration is plain text.", ""
     except RecursionError:
         rule, hint = f"is nested deeper than {MAX_DEPTH} levels.", ""
     where = f"{name}:{line}" if numbered and line is not None else name
@@ -303,12 +305,13 @@ class _Builder:
         return self._refuse_tag(node, path)
 
     def _text(self, node: ScalarNode, path: KeyPath) -> str:
-        text = str(node.value)
-        clean = text.encode("utf-8", "replace").decode()
-        if clean != text:
+        raw = str(node.value).encode("utf-16", "surrogatepass")  # JSON writes one letter as two escapes
+        try:
+            return raw.decode("utf-16")
+        except UnicodeDecodeError:
             self.document.bad.add(path)
             self._problem(node, path, "holds half of a surrogate pair, which is no character.")
-        return clean
+            return raw.decode("utf-16", "replace")
 
     def _refuse_tag(self, node: Node, path: KeyPath) -> None:
         self.document.bad.add(path)

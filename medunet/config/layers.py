@@ -126,27 +126,25 @@ def set_value(document: Document, parts: list[str], value: Any, place: Place) ->
     document.data = copy.deepcopy(document.data)
     path: KeyPath = ()
     node: Any = document.data
-    for depth, part in enumerate(parts):
+    for part, following in zip(parts, [*parts[1:], None], strict=True):
         step = _step(node, part, path)
-        if step is None:
-            continue
         path = (*path, step)
-        if depth < len(parts) - 1:
-            node = _entered(document, node, path, place)
+        if following is not None:
+            node = _entered(document, node, path, following, place)
             continue
-        if step == "name" and depth > 0 and value != node.get("name"):
+        if step == "name" and len(path) > 1 and path[:-1] != _LABELS and value != node.get("name"):
             _keep_options(document, node, path[:-1])
         node[step] = value
     _mark(document, path, value, place)
 
 
-def _step(node: Any, part: str, path: KeyPath) -> str | int | None:
-    """The key or index that `part` means in `node`; None for index 0 of a list written as its single entry."""
+def _step(node: Any, part: str, path: KeyPath) -> str | int:
+    """The key or index that `part` means in `node`."""
     if isinstance(node, dict):
-        return None if part == "0" and "name" in node else part
+        return part
     if isinstance(node, list):
         if not part.isdecimal() or int(part) >= len(node):
-            raise LayerError(f"{dotted(path)} is a list with entries 0 to {len(node) - 1}; there is no entry {part}.")
+            raise LayerError(f"{dotted(path)} has {len(node)} entries, counted from 0; there is no entry {part}.")
         return int(part)
     raise LayerError(f"{dotted(path)} is {as_written(node)}, so it has no key {part}.")
 
@@ -159,10 +157,12 @@ def _keep_options(document: Document, node: dict[str, Any], path: KeyPath) -> No
             del node[key]
 
 
-def _entered(document: Document, node: Any, path: KeyPath, place: Place) -> Any:
+def _entered(document: Document, node: Any, path: KeyPath, following: str, place: Place) -> Any:
     """The container below the last step of `path`; made from the default where the file has none."""
     step = path[-1]
     if isinstance(node, list) or node.get(step) is not None:
+        if following.isdecimal() and isinstance(node[step], dict) and isinstance(default_at(path), list):
+            _make_list(document, node, path)
         return node[step]
     default = default_at(path)
     if isinstance(default, Mapping):
@@ -170,6 +170,18 @@ def _entered(document: Document, node: Any, path: KeyPath, place: Place) -> Any:
     node[step] = default if default is not None else {}
     _mark(document, path, node[step], place)
     return node[step]
+
+
+def _make_list(document: Document, node: Any, path: KeyPath) -> None:
+    """Turn the mapping that stands for a list of one into that list; places keep their lines."""
+    node[path[-1]] = [node[path[-1]]]
+    length = len(path)
+    document.places = {
+        (*path, 0, *other[length:]) if other[:length] == path and len(other) > length else other: at
+        for other, at in document.places.items()
+    }
+    first = (*path, 0)
+    document.places[first] = document.places[path]
 
 
 def _mark(document: Document, path: KeyPath, value: Any, place: Place) -> None:

@@ -166,7 +166,7 @@ def _base_path(value: Any, path: Path, chain: Sequence[Path], place: Place) -> P
         circle = " extends ".join(step.name for step in [*chain[chain.index(found.resolve()) :], found])
         raise LayerError(f"goes round in a circle: {circle}.")
     if len(chain) >= _LONGEST_CHAIN:
-        raise LayerError(f"is the {_LONGEST_CHAIN + 1}th file of a chain; that is too long.")
+        raise LayerError(f"makes a chain of more than {_LONGEST_CHAIN} files.")
     return found
 
 

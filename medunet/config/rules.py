@@ -10,19 +10,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from medunet.config.derived import budget_seconds, level_kernels, level_strides, total_stride
 from medunet.config.document import KeyPath, as_written
-from medunet.config.schema import (
-    Config,
-    IntensityCtWindow,
-    IntensityPercentile,
-    SgdConfig,
-    TverskyConfig,
-    UNetConfig,
-    budget_seconds,
-    level_kernels,
-    level_strides,
-    total_stride,
-)
+from medunet.config.schema import Config, IntensityCtWindow, IntensityPercentile, SgdConfig, TverskyConfig, UNetConfig
 from medunet.labels import BACKGROUND
 
 NORM_GROUPS = 8
@@ -108,11 +98,13 @@ def _label_names(config: Config) -> Iterator[Finding]:
 
 def _background(config: Config) -> Iterator[Finding]:
     values = _label_values(config)
+    if any(name.isdecimal() for name in values):
+        return  # names and values are swapped, see above
     if BACKGROUND not in values:
         zero = next((name for name, numbers in values.items() if 0 in numbers), None)
-        hint = f"Rename {zero}." if zero is not None and not zero.isdecimal() else "Add the line `background: 0`."
+        hint = f"Rename {zero}." if zero is not None else "Add the line `background: 0`."
         yield Finding(
-            (("labels", BACKGROUND), ("labels",)),
+            (("labels", BACKGROUND),),
             "is missing; the voxels outside all structures need a name.",
             hint=hint,
         )
@@ -362,7 +354,7 @@ def _postprocess(config: Config) -> Iterator[Finding]:
             near = difflib.get_close_matches(step.label, structures, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"The structures are {', '.join(structures)}."
             yield Finding(
-                (("postprocess", index, "label"), ("labels",)),
+                (("postprocess", index, "label"), ("labels", step.label)),
                 "must be the name of a structure in labels.",
                 as_written(step.label),
                 hint,

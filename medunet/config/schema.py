@@ -40,7 +40,7 @@ class DataConfig(Section):
     """Where the cases are and how they are split."""
 
     root: str = ""
-    """Folder (or CSV file) that holds the data set; `--data` sets it. `${VAR}` and `~` are expanded."""
+    """Data set: folder or CSV file, seen from this file; `--data` sets it. `${VAR}`, `${VAR:-other}`, `~` work."""
     format: Literal["auto", "decathlon", "nnunet", "csv", "folders"] = "auto"
     """Layout of the data set; `auto` looks for dataset.json, imagesTr, *.csv, images/ + labels/."""
     modality: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("CT",)
@@ -387,35 +387,3 @@ class Config(Section):
     postprocess: tuple[PostprocessStep, ...] = ()
     """Steps applied to the finished mask, in order."""
     logging: LoggingConfig = LoggingConfig()
-
-
-def level_strides(network: UNetConfig) -> tuple[tuple[int, ...], ...]:
-    """Stride of every level per axis, the first level included."""
-    if network.strides is None:
-        return ((1,) * network.dims,) + ((2,) * network.dims,) * (len(network.channels) - 1)
-    return tuple((s,) * network.dims if isinstance(s, int) else s for s in network.strides)
-
-
-def level_kernels(network: UNetConfig) -> tuple[tuple[int, ...], ...]:
-    """Kernel of every level per axis."""
-    kernels = network.kernel_size
-    if isinstance(kernels, int):
-        kernels = (kernels,) * len(network.channels)
-    return tuple((k,) * network.dims if isinstance(k, int) else k for k in kernels)
-
-
-def total_stride(network: UNetConfig) -> tuple[int, ...]:
-    """By how much the deepest level is smaller than the input, per axis; patches must be multiples of it."""
-    result = [1] * network.dims
-    for stride in level_strides(network):
-        result = [a * b for a, b in zip(result, stride, strict=True)]
-    return tuple(result)
-
-
-def budget_seconds(budget: str | None) -> float | None:
-    """`"30min"` to 1800.0; null to null."""
-    if budget is None:
-        return None
-    number = float(budget.rstrip("secminh "))
-    unit = budget.lstrip("0123456789. ")
-    return number * {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}[unit]

@@ -58,10 +58,11 @@ def write_ct_export(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists and is not an empty folder.", "Give the name of a new folder.")
     with atomic_folder(folder) as part:
-        study = _study(seed)
-        _write_volume(make_folder(part / CT_FOLDER), hounsfield, geometry, study, description)
+        volume = _series(seed, 3, description, ["ORIGINAL", "PRIMARY", "AXIAL"])
+        _write_volume(make_folder(part / CT_FOLDER), hounsfield, geometry, volume, seed)
         if localizer:
-            _write_localizer(make_folder(part / LOCALIZER_FOLDER), hounsfield, geometry, study)
+            scout = _series(seed, 1, "Scout", ["ORIGINAL", "PRIMARY", "LOCALIZER"])
+            _write_localizer(make_folder(part / LOCALIZER_FOLDER), hounsfield, geometry, scout)
     return folder
 
 
@@ -76,8 +77,8 @@ def _check(hounsfield: NDArray[np.integer[Any]], geometry: Geometry) -> None:
         raise DataError(f"Hounsfield units must be whole numbers within int16, not {hounsfield.dtype}.")
 
 
-def _uid(seed: int, *what: object) -> str:
-    return str(generate_uid(entropy_srcs=["medunet demo", str(seed), *map(str, what)]))
+def _uid(*what: object) -> str:
+    return str(generate_uid(entropy_srcs=["medunet demo", *map(str, what)]))
 
 
 def _study(seed: int) -> Dataset:
@@ -101,52 +102,53 @@ def _study(seed: int) -> Dataset:
     study.SoftwareVersions = "1"
     study.Modality = "CT"
     study.PatientPosition = "HFS"
+    study.BodyPartExamined = "ABDOMEN"
     study.SpecificCharacterSet = "ISO_IR 100"
     study.KVP = "120"
     return study
 
 
+def _series(seed: int, number: int, description: str, image_type: list[str]) -> Dataset:
+    """What all images of a series share."""
+    series = _study(seed)
+    series.SOPClassUID = CTImageStorage
+    series.SeriesInstanceUID = _uid(seed, "series", number)
+    series.SeriesNumber = number
+    series.SeriesDescription = description
+    series.ImageType = image_type
+    series.AcquisitionNumber = 1
+    return series
+
+
 def _write_volume(
-    folder: Path, hounsfield: NDArray[np.integer[Any]], geometry: Geometry, study: Dataset, description: str
+    folder: Path, hounsfield: NDArray[np.integer[Any]], geometry: Geometry, series: Dataset, seed: int
 ) -> None:
-    count = geometry.shape[2]
-    series_uid = str(generate_uid(entropy_srcs=[study.StudyInstanceUID, "volume"]))
-    order = np.random.default_rng(int(study.PatientID[4:])).permutation(count)
-    unsigned = hounsfield.min() >= _INTERCEPT
-    for k in range(count):
-        image = _image(study, series_uid, number=k + 1)
-        image.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-        image.SeriesNumber = 3
-        image.SeriesDescription = description
+    order = np.random.default_rng(seed).permutation(geometry.shape[2])
+    unsigned = bool(hounsfield.min() >= _INTERCEPT)
+    for k in range(geometry.shape[2]):
+        image = _image(series, number=k + 1)
         _place(image, geometry.affine, (0, 1, 2), k)
         _pixels(image, hounsfield[:, :, k].T, unsigned)
+        image.RescaleType = "HU"
         _save(image, folder / f"IM{int(order[k]):06d}")
 
 
-def _write_localizer(
-    folder: Path, hounsfield: NDArray[np.integer[Any]], geometry: Geometry, study: Dataset
-) -> None:
+def _write_localizer(folder: Path, hounsfield: NDArray[np.integer[Any]], geometry: Geometry, series: Dataset) -> None:
     """One projection along j, as a scanner's scout: columns along i, rows against k."""
-    series_uid = str(generate_uid(entropy_srcs=[study.StudyInstanceUID, "localizer"]))
-    affine = geometry.affine
-    affine[:3, 3] = affine[:3, :3] @ [0, (geometry.shape[1] - 1) / 2, geometry.shape[2] - 1] + affine[:3, 3]
+    affine = geometry.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [0, (geometry.shape[1] - 1) / 2, geometry.shape[2] - 1]
     affine[:3, 2] *= -1
-    image = _image(study, series_uid, number=1)
-    image.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-    image.SeriesNumber = 1
-    image.SeriesDescription = "Scout"
+    projection = np.rint(hounsfield.mean(axis=1)).astype(np.int16)
+    image = _image(series, number=1)
     _place(image, affine, (0, 2, 1), 0)
-    _pixels(image, np.rint(hounsfield.mean(axis=1)).astype(np.int16)[:, ::-1].T, bool(hounsfield.min() >= _INTERCEPT))
+    _pixels(image, projection[:, ::-1].T, unsigned=bool(hounsfield.min() >= _INTERCEPT))
     _save(image, folder / "IM000001")
 
 
-def _image(study: Dataset, series_uid: str, number: int) -> Dataset:
+def _image(series: Dataset, number: int) -> Dataset:
     image = Dataset()
-    image.update(study)
-    image.SOPClassUID = CTImageStorage
-    image.SOPInstanceUID = str(generate_uid(entropy_srcs=[series_uid, str(number)]))
-    image.SeriesInstanceUID = series_uid
-    image.AcquisitionNumber = 1
+    image.update(series)
+    image.SOPInstanceUID = _uid(series.SeriesInstanceUID, number)
     image.InstanceNumber = number
     return image
 
@@ -183,7 +185,6 @@ def _pixels(image: Dataset, rows: NDArray[np.integer[Any]], unsigned: bool) -> N
     image.PixelRepresentation = 0 if unsigned else 1
     image.RescaleSlope = "1"
     image.RescaleIntercept = str(intercept)
-    image.RescaleType = "HU"
     image.WindowCenter = "40"
     image.WindowWidth = "400"
     image.PixelData = np.ascontiguousarray(stored, dtype="<u2" if unsigned else "<i2").tobytes()

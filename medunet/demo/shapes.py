@@ -8,6 +8,7 @@ Knows no anatomy.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
-Point = tuple[float, float, float]
+Point = Sequence[float]
+"""x, y, z in millimetres."""
+Path = Sequence[Sequence[float]]
+"""Corners of a polyline: x, y, z and the radius there, millimetres."""
+
+_FAR = 1e4
 
 
 @dataclass(frozen=True)
@@ -114,21 +120,22 @@ def ellipsoid(canvas: Canvas, centre: Point, radii: Point, turn: float = 0.0, ti
     """
     x, y, z = canvas.x - np.float32(centre[0]), canvas.y - np.float32(centre[1]), canvas.z - np.float32(centre[2])
     if tilt:
-        x, z = x * np.float32(np.cos(tilt)) - z * np.float32(np.sin(tilt)), x * np.float32(np.sin(tilt)) + z * np.float32(
-            np.cos(tilt)
-        )
+        x, z = _rotated(x, z, -tilt)
     if turn:
-        x, y = x * np.float32(np.cos(turn)) + y * np.float32(np.sin(turn)), y * np.float32(np.cos(turn)) - x * np.float32(
-            np.sin(turn)
-        )
+        x, y = _rotated(x, y, turn)
     square = sum((axis / np.float32(radius)) ** 2 for axis, radius in zip((x, y, z), radii, strict=True))
     return np.asarray((np.sqrt(square) - 1.0) * np.float32(min(radii)), dtype=np.float32)
 
 
-def tube(canvas: Canvas, path: Sequence[tuple[float, float, float, float]], rounding: float = 0.0) -> Field:
+def _rotated(first: Field, second: Field, angle: float) -> tuple[Field, Field]:
+    cosine, sine = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return first * cosine + second * sine, second * cosine - first * sine
+
+
+def tube(canvas: Canvas, path: Path, rounding: float = 0.0) -> Field:
     """A tube along a polyline of (x, y, z, radius), millimetres; the radius changes evenly between corners."""
-    result: Field | None = None
-    for start, stop in zip(path[:-1], path[1:], strict=True):
+    result = np.full_like(canvas.hu, _FAR)
+    for start, stop in itertools.pairwise(path):
         begin = np.asarray(start, dtype=np.float32)
         along = np.asarray(stop, dtype=np.float32) - begin
         x, y, z = canvas.x - begin[0], canvas.y - begin[1], canvas.z - begin[2]
@@ -136,25 +143,23 @@ def tube(canvas: Canvas, path: Sequence[tuple[float, float, float, float]], roun
         t = np.clip((x * along[0] + y * along[1] + z * along[2]) / np.float32(length), 0.0, 1.0)
         distance = np.sqrt((x - t * along[0]) ** 2 + (y - t * along[1]) ** 2 + (z - t * along[2]) ** 2)
         piece = distance - (begin[3] + t * along[3])
-        result = piece if result is None else either(result, piece, rounding)
-    if result is None:
-        raise ValueError("A tube needs two points.")
+        result = either(result, piece, rounding)
     return result
 
 
-def path_box(path: Sequence[tuple[float, float, float, float]], extra: float = 0.0) -> tuple[Point, Point]:
+def path_box(path: Path, extra: float = 0.0) -> tuple[Point, Point]:
     """Smallest box around a tube, as (low, high), with `extra` millimetres all round."""
     points = np.asarray(path)
     reach = points[:, 3:].max() + extra
     low, high = points[:, :3].min(axis=0) - reach, points[:, :3].max(axis=0) + reach
-    return (float(low[0]), float(low[1]), float(low[2])), (float(high[0]), float(high[1]), float(high[2]))
+    return low.tolist(), high.tolist()
 
 
-def waves(canvas_or_points: Sequence[Field], rng: np.random.Generator, length: float, count: int = 5) -> Field:
+def waves(points: Sequence[Field], rng: np.random.Generator, length: float, count: int = 5) -> Field:
     """A smooth random field of standard deviation near 1.
 
     Args:
-        canvas_or_points: x, y, z in millimetres, any shapes that broadcast.
+        points: x, y, z in millimetres, any shapes that broadcast.
         rng: draws directions and phases; their number does not depend on the grid.
         length: typical wavelength in millimetres.
         count: number of plane waves.
@@ -162,7 +167,7 @@ def waves(canvas_or_points: Sequence[Field], rng: np.random.Generator, length: f
     directions = rng.normal(size=(count, 3))
     directions *= (2 * np.pi / length) * rng.uniform(0.7, 1.3, (count, 1)) / np.linalg.norm(directions, axis=1)[:, None]
     phases = rng.uniform(0, 2 * np.pi, count)
-    x, y, z = canvas_or_points
+    x, y, z = points
     total = np.float32(0.0)
     for (kx, ky, kz), phase in zip(directions.astype(np.float32), phases.astype(np.float32), strict=True):
         total = total + np.sin(kx * x + ky * y + kz * z + phase)

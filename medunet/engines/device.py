@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import nn
 
@@ -17,9 +19,9 @@ def resolve_device(wish: str) -> torch.device:
     """
     if wish == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = wish.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdigit()):
+    if re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,3})?", wish) is None:
         raise UsageError(f'"{wish}" is no device.', "Use auto, cpu, cuda, cuda:N or mps.")
+    kind, _, number = wish.partition(":")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:
@@ -44,12 +46,16 @@ def resolve_precision(wish: str, device: torch.device) -> torch.dtype:
     `auto` takes bf16 where the device computes it natively, fp16 on CUDA devices that do not, else fp32.
 
     Raises:
+        UsageError: another word.
         DeviceError: fp16 on a CPU, where convolutions in it are slow and gradients underflow.
     """
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if wish != "auto" and wish not in types:
+        raise UsageError(f'"{wish}" is no precision.', "Use auto, fp32, bf16 or fp16.")
     if wish == "fp16" and device.type == "cpu":
         raise DeviceError("train.precision fp16 needs a GPU.", "Use auto, bf16 or fp32 on a CPU.")
     if wish != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[wish]
+        return types[wish]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type == "cpu" and cpu_has_bf16():

@@ -38,7 +38,9 @@ class TorchEngine:
             ):
                 logits: Tensor = self.network(patches.to(self.device).contiguous(memory_format=self.format))
             return logits.float()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
             raise DeviceError(
                 f"{self.device} ran out of memory on {patches.shape[0]} windows of {tuple(patches.shape[2:])}.",
                 "Lower inference.batch_size, close other programs on the device, or use -d cpu.",

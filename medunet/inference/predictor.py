@@ -24,12 +24,12 @@ from medunet.errors import DataError, ModelError, UsageError
 from medunet.export.itk import write_itk
 from medunet.export.nifti import write_nifti
 from medunet.geometry import Geometry
-from medunet.inference.logits import predict_logits
 from medunet.io.files import ITK, NIFTI, check_finite, from_simpleitk, image_ending
 from medunet.io.read import read_volume
 from medunet.io.volume import Segmentation, Source, Volume
 from medunet.model import Model, load_model
 from medunet.postprocess import postprocess
+from medunet.sliding_window import network_logits
 from medunet.transforms.preprocess import preprocess, restore, restore_probabilities
 
 logger = logging.getLogger("medunet")
@@ -129,10 +129,21 @@ class Predictor:
 
     def _logits(self, image: Tensor) -> Tensor:
         """Mean logits (C_out, *S) of all models."""
-        total = predict_logits(image, self._engines[0], self.models[0].spec, tta=self.tta)
-        for engine, model in zip(self._engines[1:], self.models[1:], strict=True):
-            total += predict_logits(image, engine, model.spec, tta=self.tta)
+        total = self._model_logits(image, 0)
+        for number in range(1, len(self.models)):
+            total += self._model_logits(image, number)
         return total / len(self.models)
+
+    def _model_logits(self, image: Tensor, number: int) -> Tensor:
+        inference = self.models[number].spec.inference
+        return network_logits(
+            image,
+            self._engines[number],
+            inference.patch_size,
+            overlap=inference.overlap,
+            batch_size=inference.batch_size,
+            mirror_axes=inference.mirror_axes if self.tta else (),
+        )
 
 
 def as_volume(source: Any, series: str | None = None) -> Volume:

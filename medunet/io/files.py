@@ -7,10 +7,11 @@ folders are `io.dicom`.
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,16 @@ from medunet.errors import DataError, GeometryError, ReadError
 from medunet.geometry import RAS_FROM_LPS, Geometry, format_shape
 from medunet.io.volume import Source, Volume
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 NIFTI = (".nii.gz", ".nii")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 ENDINGS = NIFTI + ITK + PICTURES
+
+_BLOCK = 1 << 20
+_LARGEST_LABEL = 2**31 - 1
 
 
 def image_ending(path: Path) -> str:
@@ -45,7 +52,7 @@ def read_image(paths: Path | Sequence[Path], *, check_values: bool = True) -> Vo
         check_values: refuse NaN and infinite voxels.
 
     Returns:
-        Volume of (C, *spatial) in the file's own axis order and dtype (float32 or float64 after scl_slope).
+        Volume of (C, *spatial) in the file's own axis order and dtype (float32 after scl_slope).
 
     Raises:
         ReadError: missing, truncated or unknown file.
@@ -83,19 +90,25 @@ def stack_channels(volumes: Sequence[Volume]) -> Volume:
 def read_mask(path: Path) -> tuple[NDArray[np.generic], Geometry]:
     """Read a mask as written: integer array (*spatial) of file values, and its grid.
 
+    Of a picture with a palette of colours the indices are the values (as in PASCAL VOC); three equal channels
+    are one.
+
     Raises:
         ReadError, GeometryError: as `read_image`.
-        DataError: several channels, or values that are not integers.
+        DataError: several channels, or values that are not integers of 32 bits.
     """
-    volume = _read_one(path)
-    if volume.channels != 1:
-        raise DataError(f"{path} has {volume.channels} channels; a mask has one value per voxel.")
+    volume = _read_one(path, mask=True)
     array = volume.array[0]
+    if volume.channels != 1 and not (volume.channels == 3 and (volume.array == array).all()):
+        raise DataError(f"{path} has {volume.channels} channels; a mask has one value per voxel.")
     if array.dtype.kind == "f":
         check_finite(array, path)
         rounded = np.rint(array)
         if not np.array_equal(rounded, array):
-            raise DataError(f"{path} holds fractions such as {array[rounded != array].flat[0]:g}; labels are whole numbers.")
+            fraction = array[rounded != array].flat[0]
+            raise DataError(f"{path} holds fractions such as {fraction:g}; labels are whole numbers.")
+        if np.abs(rounded).max() > _LARGEST_LABEL:
+            raise DataError(f"{path} holds values up to {np.abs(rounded).max():g}; labels have 32 bits.")
         array = rounded.astype(np.int32)
     elif array.dtype.kind == "b":
         array = array.astype(np.uint8)
@@ -131,17 +144,20 @@ def check_finite(array: NDArray[np.generic], path: Path) -> None:
         )
 
 
-def _read_one(path: Path) -> Volume:
+def _read_one(path: Path, *, mask: bool = False) -> Volume:
     ending = image_ending(path)
     if not path.is_file():
         raise ReadError(f"There is no file {path}.", "Check the path.")
     if not ending:
         raise ReadError(f"{path} is no image that can be read; the endings are {', '.join(ENDINGS)}.")
-    if ending in NIFTI:
-        return _read_nifti(path)
-    if ending in ITK:
-        return _read_itk(path)
-    return _read_picture(path)
+    if ending in PICTURES:
+        volume = _read_picture(path, mask=mask)
+    else:
+        volume = _read_nifti(path) if ending in NIFTI else _read_itk(path)
+    if volume.array.dtype.kind not in "biuf":
+        kind = "colour" if volume.array.dtype.names else "complex"
+        raise DataError(f"{path} holds {kind} voxels ({volume.array.dtype}); one real number per voxel is needed.")
+    return volume
 
 
 def _broken(path: Path, kind: str, error: Exception) -> ReadError:
@@ -155,11 +171,15 @@ def _broken(path: Path, kind: str, error: Exception) -> ReadError:
 def _open_nifti(path: Path) -> Any:
     import nibabel
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
 
     try:
-        return nibabel.load(path)
-    except (ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+        image = nibabel.load(path)
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
         raise _broken(path, "NIfTI", error) from error
+    if not isinstance(image, nibabel.Nifti1Image):
+        raise ReadError(f"{path} holds {type(image).__name__} data (surfaces, for example), which is no NIfTI volume.")
+    return image
 
 
 def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
@@ -168,6 +188,15 @@ def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
     while len(result) > 3 and result[-1] == 1:
         result = result[:-1]
     return result
+
+
+def _stated_spacing(image: Any, path: Path) -> NDArray[np.float64]:
+    """The seven spacings as they stand in the file; nibabel turns 0 into 1 and drops signs when it opens one."""
+    from nibabel.openers import ImageOpener
+
+    with ImageOpener(path) as handle:
+        header = type(image.header).from_fileobj(handle, check=False)
+    return np.asarray(header["pixdim"][1:], dtype=float)
 
 
 def _nifti_geometry(image: Any, path: Path) -> Geometry:
@@ -179,8 +208,9 @@ def _nifti_geometry(image: Any, path: Path) -> Geometry:
         )
     if len(shape) < 2 or min(shape) < 1:
         raise DataError(f"{path} has the shape {format_shape(shape)}; an image has two or three axes with voxels.")
-    zooms = np.asarray(image.header["pixdim"][1 : 1 + len(shape)], dtype=float)
-    if not np.isfinite(zooms).all() or (zooms <= 0).any():
+    zooms = _stated_spacing(image, path)[: len(shape)]
+    bad = ~np.isfinite(zooms) | (zooms == 0) | ((zooms < 0) & (int(image.header["sform_code"]) == 0))
+    if bad.any():
         raise GeometryError(
             f"{path} states a spacing of {' x '.join(f'{z:g}' for z in zooms)} mm; every axis needs a positive one.",
             "Repair pixdim in the header.",
@@ -196,16 +226,26 @@ def _nifti_geometry(image: Any, path: Path) -> Geometry:
 def _read_nifti(path: Path) -> Volume:
     image = _open_nifti(path)
     geometry = _nifti_geometry(image, path)
-    slope, intercept = image.dataobj.slope, image.dataobj.inter
     try:
-        raw = image.dataobj.get_unscaled() if (slope, intercept) == (1.0, 0.0) else image.dataobj.get_scaled(np.float32)
+        if path.name.lower().endswith(".gz"):
+            with gzip.open(path) as handle:
+                array = _voxels(type(image).from_stream(handle))
+                while handle.read(_BLOCK):  # the checksum stands at the end, and is compared there only
+                    continue
+        else:
+            array = _voxels(image)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _broken(path, "NIfTI", error) from error
-    array = np.asarray(raw)
-    if array.dtype.names or array.dtype.kind == "c":
-        raise DataError(f"{path} holds {array.dtype} voxels (colour or complex); one real number per voxel is needed.")
     array = array.astype(array.dtype.newbyteorder("="), copy=False).reshape(geometry.shape)
     return Volume(array[None], geometry, Source(path, "nifti", header=image.header, files=(path,)))
+
+
+def _voxels(image: Any) -> NDArray[np.generic]:
+    """The stored numbers, times scl_slope plus scl_inter where the header has them."""
+    proxy = image.dataobj
+    if (proxy.slope, proxy.inter) == (1.0, 0.0):
+        return np.asarray(proxy.get_unscaled())
+    return np.asarray(proxy, dtype=np.float32)
 
 
 def _read_itk(path: Path) -> Volume:
@@ -219,7 +259,10 @@ def _read_itk(path: Path) -> Volume:
         image = image[:, :, :, 0]
     if image.GetDimension() not in (2, 3):
         raise DataError(f"{path} is {image.GetDimension()}D; one image is a 3D volume or a 2D picture.")
-    return from_simpleitk(image, Source(path, "nrrd", files=(path,)))
+    try:
+        return from_simpleitk(image, Source(path, "nrrd", files=(path,)))
+    except GeometryError as error:
+        raise GeometryError(f"{path}: {error.message}", error.hint) from error
 
 
 def from_simpleitk(image: Any, source: Source) -> Volume:
@@ -238,7 +281,7 @@ def from_simpleitk(image: Any, source: Source) -> Volume:
     return Volume(array, Geometry.from_affine(flip @ lps, image.GetSize()), source)
 
 
-def _read_picture(path: Path) -> Volume:
+def _read_picture(path: Path, *, mask: bool) -> Volume:
     """A picture as (C, width, height): array axis 0 runs right, axis 1 runs down the picture."""
     from PIL import Image, UnidentifiedImageError
 
@@ -246,12 +289,22 @@ def _read_picture(path: Path) -> Volume:
         with Image.open(path) as picture:
             if getattr(picture, "n_frames", 1) > 1:
                 raise DataError(f"{path} holds {picture.n_frames} pages; one picture is needed.")
-            if picture.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
-                picture = picture.convert("RGB")
-            array = np.asarray(picture)
+            array = np.asarray(_plain_picture(picture, mask=mask))
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _broken(path, "a picture", error) from error
     if array.ndim == 2:
         array = array[..., None]
-    array = np.ascontiguousarray(array.transpose(2, 1, 0))
+    array = np.ascontiguousarray(array.transpose(2, 1, 0), dtype=array.dtype.newbyteorder("="))
     return Volume(array, Geometry.plain(array.shape[1:]), Source(path, "picture", files=(path,)))
+
+
+def _plain_picture(picture: Image.Image, *, mask: bool) -> Image.Image:
+    """Grey or RGB; an alpha channel that is opaque everywhere goes, a mask keeps the indices of its palette."""
+    if picture.mode == "P":
+        colours = np.asarray(picture.getpalette()).reshape(-1, 3)
+        if (colours == colours[:, :1]).all():
+            return picture.convert("L")
+        return picture if mask else picture.convert("RGB")
+    if picture.mode in ("LA", "RGBA") and picture.getextrema()[-1] == (255, 255):
+        return picture.convert(picture.mode[:-1])
+    return picture.convert("RGB") if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV") else picture

@@ -14,7 +14,7 @@ from pathlib import Path
 from medunet.errors import DatasetError, Problem, UsageError
 from medunet.io.case import Case, Listing
 from medunet.io.folds import fold_problems
-from medunet.io.layouts.dataset_json import load_json
+from medunet.io.layouts.dataset_json import is_path, load_json, resolve
 from medunet.io.layouts.decathlon import read_decathlon
 from medunet.io.layouts.folders import find_pair, read_folders
 from medunet.io.layouts.nnunet import read_nnunet
@@ -103,9 +103,9 @@ def _json_layout(file: Path) -> tuple[str, Path] | None:
     entries = data["training"]
     first = entries[0] if isinstance(entries, list) and entries else None
     image = first.get("image") if isinstance(first, dict) else None
-    if isinstance(image, str) and image.endswith(".nii.gz") and "\0" not in image:
+    if is_path(image) and str(image).endswith(".nii.gz"):
         # nnU-Net v1 lists CASE.nii.gz but stores CASE_0000.nii.gz
-        path = file.parent / image
+        path = resolve(file.parent, str(image))
         if not path.exists() and path.with_name(path.name[:-7] + "_0000.nii.gz").exists():
             return "nnunet", file
     return "decathlon", file
@@ -164,8 +164,13 @@ def read_manifest(
         UsageError: `root` or `format` does not exist.
         DatasetError: with every problem that was found.
     """
-    layout, source = _locate(root, format)
-    listing = FORMATS[layout](source)
+    try:
+        layout, source = _locate(root, format)
+        listing = FORMATS[layout](source)
+    except OSError as error:
+        raise DatasetError(
+            f"The data set {root} cannot be read: {error.strerror}.", "Check its permissions."
+        ) from error
     problems = [*listing.problems, *_case_problems(listing.cases, channels, require_labels)]
     if not problems and not listing.cases:
         problems.append(Problem(str(source), "", "it lists no case."))

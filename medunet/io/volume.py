@@ -85,6 +85,8 @@ class Segmentation:
 
     def volumes_ml(self) -> dict[str, float]:
         """Millilitres per foreground label."""
-        counts = np.bincount(self.array.ravel(), minlength=len(self.labels))
+        counts = np.zeros(len(self.labels), dtype=np.int64)
+        for plane in self.array:  # bincount takes 8 bytes per voxel
+            counts += np.bincount(plane.ravel(), minlength=len(self.labels))
         unit = self.geometry.voxel_volume_ml
         return {label.name: float(counts[label.index]) * unit for label in self.labels.foreground}

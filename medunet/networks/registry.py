@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from medunet.config.schema import UNetConfig, level_kernels, level_strides
+from medunet.config.derived import level_kernels, level_strides
+from medunet.config.schema import UNetConfig
 from medunet.networks.unet import UNet, UNetOptions
 
 

@@ -227,7 +227,10 @@ def total_stride(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
 
 
 def _he_init(module: nn.Module) -> None:
-    """He 2015 for leaky ReLU, biases at zero, as nnU-Net does."""
+    """He 2015 for leaky ReLU, biases at zero; residual blocks start as their shortcut. All as nnU-Net does."""
+    if isinstance(module, ResidualBlock):
+        for last in module.second[-1].parameters(recurse=False):
+            nn.init.zeros_(last)
     if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         nn.init.kaiming_normal_(module.weight, a=LEAKY_SLOPE)
         if module.bias is not None:

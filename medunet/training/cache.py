@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 
 from medunet.atomic import atomic_folder
 from medunet.config.schema import PreprocessConfig
-from medunet.errors import DatasetError
+from medunet.errors import DataError, DatasetError
 from medunet.io.case import Case
 from medunet.io.files import read_mask
 from medunet.io.read import read_volume
@@ -51,27 +53,42 @@ class CachedCase:
 
     def image(self) -> NDArray[np.float32]:
         """(C, *S) float32, memory-mapped: a patch read touches only its pages."""
-        result: NDArray[np.float32] = np.load(self.folder / "image.npy", mmap_mode="r")
+        result: NDArray[np.float32] = self._load("image.npy")
         return result
 
     def label(self) -> NDArray[np.generic]:
         """(*S) indices on the network's grid, memory-mapped."""
-        result: NDArray[np.generic] = np.load(self.folder / "label.npy", mmap_mode="r")
+        result: NDArray[np.generic] = self._load("label.npy")
         return result
 
     def reference(self) -> NDArray[np.generic]:
         """(*spatial) indices on the original grid, as the mask was read."""
-        with np.load(self.folder / "reference.npz") as data:
-            result: NDArray[np.generic] = data["reference"]
+        result: NDArray[np.generic] = self._load("reference.npz")["reference"]
         return result
 
     def locations(self) -> dict[int, NDArray[np.int32]]:
         """Up to 10,000 random voxels (n, rank) per label present, on the network's grid."""
-        with np.load(self.folder / "locations.npz") as data:
-            return {int(key): data[key] for key in data.files}
+        return {int(key): value for key, value in self._load("locations.npz").items()}
+
+    def _load(self, name: str) -> Any:
+        """An array, or all arrays of an archive.
+
+        Raises:
+            DataError: the file is gone or damaged.
+        """
+        try:
+            if name.endswith(".npy"):
+                return np.load(self.folder / name, mmap_mode="r")
+            with np.load(self.folder / name) as data:
+                return dict(data)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(
+                f"The preprocessed case {self.folder} cannot be read: {error}.",
+                "Remove that folder and go on with --resume; it is made again.",
+            ) from error
 
 
-def case_key(case: Case, config: PreprocessConfig, labels: LabelMap) -> str:
+def case_key(case: Case, config: PreprocessConfig, labels: LabelMap, channels: int | None = None) -> str:
     """SHA-256 (first 16 hex digits) of all that decides the preprocessed arrays of a case."""
     files: list[dict[str, Any]] = []
     for path in [*case.images, *([case.label] if case.label else [])]:
@@ -83,13 +100,23 @@ def case_key(case: Case, config: PreprocessConfig, labels: LabelMap) -> str:
         "files": files,
         "preprocess": config.model_dump(mode="json"),
         "labels": labels.to_mapping(),
+        "channels": channels,
         "versions": [CACHE_VERSION, PREPROCESS_VERSION, np.__version__, scipy.__version__, torch.__version__],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def prepare_case(case: Case, folder: Path, config: PreprocessConfig, labels: LabelMap) -> CachedCase:
+def prepare_case(
+    case: Case, folder: Path, config: PreprocessConfig, labels: LabelMap, channels: int | None = None
+) -> CachedCase:
     """Preprocess a labelled case into `folder`, or find it there.
+
+    Args:
+        case: with a mask.
+        folder: of the cache.
+        config: how images are preprocessed.
+        labels: names, values and indices.
+        channels: channels that are expected, for pictures that may be stored grey or in colour.
 
     Raises:
         DataError: the case cannot be read or does not fit.
@@ -97,11 +124,11 @@ def prepare_case(case: Case, folder: Path, config: PreprocessConfig, labels: Lab
     """
     if case.label is None:
         raise DatasetError(f"Case {case.id} has no label.", "Training needs a mask for every case.")
-    target = folder / f"{_safe(case.id)}-{case_key(case, config, labels)}"
-    record_file = target / "record.json"
-    if record_file.is_file():
-        return CachedCase(case.id, target, Record.from_dict(json.loads(record_file.read_text(encoding="utf-8"))))
-    volume = read_volume(case.images)
+    target = folder / f"{_safe(case.id)}-{case_key(case, config, labels, channels)}"
+    cached = _find(case.id, target)
+    if cached is not None:
+        return cached
+    volume = read_volume(case.images, channels=channels)
     image, record = preprocess(volume, config)
     values, _ = read_mask(case.label)
     reference = labels.to_indices(values)
@@ -115,13 +142,30 @@ def prepare_case(case: Case, folder: Path, config: PreprocessConfig, labels: Lab
     return CachedCase(case.id, target, record)
 
 
+def _find(case_id: str, target: Path) -> CachedCase | None:
+    """The case in `target`, if it is there and whole."""
+    try:
+        record = Record.from_dict(json.loads((target / "record.json").read_text(encoding="utf-8")))
+        cached = CachedCase(case_id, target, record)
+        whole = cached.image().shape[1:] == cached.label().shape == record.network.shape
+    except (OSError, ValueError, KeyError, TypeError, DataError):
+        return None
+    return cached if whole else None
+
+
 def prepare_cases(
-    cases: Sequence[Case], folder: Path, config: PreprocessConfig, labels: LabelMap, progress: Any = None
+    cases: Sequence[Case],
+    folder: Path,
+    config: PreprocessConfig,
+    labels: LabelMap,
+    *,
+    channels: int | None = None,
+    progress: Any = None,
 ) -> list[CachedCase]:
     """Preprocess all cases; `progress(done, total)` is called after each."""
     result = []
     for done, case in enumerate(cases, start=1):
-        result.append(prepare_case(case, folder, config, labels))
+        result.append(prepare_case(case, folder, config, labels, channels))
         if progress is not None:
             progress(done, len(cases))
     return result

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from medunet.atomic import atomic_file
-from medunet.errors import TrainingError
+from medunet.errors import OutputError, TrainingError
 
 CHECKPOINT_VERSION = 1
+
+_DAMAGED = (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError, IndexError)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -21,7 +24,16 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         OutputError: it cannot be written.
     """
     with atomic_file(path) as part:
-        torch.save({"version": CHECKPOINT_VERSION, **state}, part)
+        try:
+            # A file object instead of the path: torch's own writer loses the reason when the disk is full.
+            with open(part, "wb") as handle:
+                torch.save({"version": CHECKPOINT_VERSION, **state}, handle)
+        except RuntimeError as error:
+            reason = error.__context__ if isinstance(error.__context__, OSError) else error
+            raise OutputError(
+                f"{path} cannot be written: {getattr(reason, 'strerror', None) or reason}.",
+                "Check free space and permissions of that folder; the previous checkpoint is still there.",
+            ) from error
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
@@ -31,14 +43,18 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         TrainingError: the file is damaged or of another version.
     """
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is cut off or no checkpoint")
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
+    except _DAMAGED as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise TrainingError(
-            f"The checkpoint {path} cannot be read: {error}.", "Resume from another copy, or start a new run."
+            f"The checkpoint {path} cannot be read: {reason}.", "Put a copy in its place, or start a new run."
         ) from error
-    if state.get("version") != CHECKPOINT_VERSION:
+    version = state.get("version") if isinstance(state, dict) else None
+    if version != CHECKPOINT_VERSION:
         raise TrainingError(
-            f"The checkpoint {path} has version {state.get('version')}, this medunet reads {CHECKPOINT_VERSION}.",
+            f"The checkpoint {path} has version {version}, this medunet reads {CHECKPOINT_VERSION}.",
             "Resume with the medunet that wrote it.",
         )
     return state

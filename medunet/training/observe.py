@@ -13,6 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medunet.atomic import write_text
+from medunet.errors import MedunetError, OutputError
+
 logger = logging.getLogger("medunet")
 
 
@@ -90,17 +93,22 @@ class RunLog:
                 )
 
     def keep_until(self, epoch: int) -> None:
-        """Drop lines after `epoch`: a resumed run writes them again."""
-        if not self.path.is_file():
-            return
-        lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        kept = [line for line in lines if json.loads(line)["epoch"] <= epoch]
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        """Drop lines after `epoch`, and a line that was cut off: a resumed run writes them again."""
+        if self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+            write_text(self.path, "".join(f"{line}\n" for line in lines if _is_up_to(line, epoch)))
 
     def write(self, summary: EpochSummary) -> None:
-        """Append one epoch."""
-        with open(self.path, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(asdict(summary), allow_nan=False) + "\n")
+        """Append one epoch.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        try:
+            with open(self.path, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(asdict(summary), allow_nan=False) + "\n")
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error.strerror}.", "Check free space.") from error
         if self._writer is None:
             return
         values = {"train/loss": summary.loss, "train/lr": summary.lr, "validation/dice": summary.dice_mean}
@@ -116,10 +124,31 @@ class RunLog:
             self._writer.close()
 
 
+def _is_up_to(line: str, epoch: int) -> bool:
+    try:
+        return bool(json.loads(line)["epoch"] <= epoch)
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+class _LogFile(logging.FileHandler):
+    """A log file; where it cannot be written any more (disk full), the run's own files say so in one sentence."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        """Do not print a traceback."""
+
+
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Copy the package's log into `path` while the context lasts."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    """Copy the package's log into `path` while the context lasts, and what ended it if that was an error.
+
+    Raises:
+        OutputError: `path` cannot be written.
+    """
+    try:
+        handler = _LogFile(path, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror}.", "Check the run folder.") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = logger.level
     if not logger.isEnabledFor(logging.INFO):
@@ -127,6 +156,12 @@ def log_to(path: Path) -> Iterator[None]:
     logger.addHandler(handler)
     try:
         yield
+    except BaseException as error:
+        text = str(error) if isinstance(error, MedunetError) else f"{type(error).__name__} {error}".strip()
+        known = isinstance(error, MedunetError | KeyboardInterrupt)
+        trace = None if known else (type(error), error, error.__traceback__)
+        handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, text, (), trace))
+        raise
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)

@@ -12,10 +12,15 @@ from torch import Tensor, nn
 
 from medunet.config.schema import Config, OptimizerConfig
 from medunet.engines.device import channels_last, place, resolve_precision
-from medunet.errors import DeviceError, TrainingError
+from medunet.errors import DeviceError, MedunetError, TrainingError
 from medunet.losses import build_loss
 from medunet.networks.registry import build_network
 from medunet.training.schedule import Clock, learning_rate
+
+_REMEDY = (
+    "The last good checkpoint is kept: go on with --resume and a lower train.optimizer.lr, with train.clip_norm set, "
+    "or in train.precision fp32."
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Parts:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rng": torch.get_rng_state(),
+            "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -62,6 +68,18 @@ class Parts:
             ) from error
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"].cpu())
+        if self.device.type == "cuda" and state["device_rng"] is not None:
+            torch.cuda.set_rng_state(state["device_rng"].cpu(), self.device)
+
+    def check_finite(self) -> None:
+        """Make sure that every weight is a number, before they are saved.
+
+        Raises:
+            TrainingError: one is not.
+        """
+        for name, value in self.network.state_dict().items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise TrainingError(f"The weights {name} became infinite or NaN.", _REMEDY)
 
 
 def build_parts(config: Config, device: torch.device, *, labels: int) -> Parts:
@@ -121,8 +139,7 @@ def make_update(parts: Parts, config: Config, clock: Clock) -> Callable[[Any, di
         if not math.isfinite(value):
             raise TrainingError(
                 f"The loss became {value} in step {engine.state.iteration} (learning rate {lr:.2e}).",
-                "The last good checkpoint is kept. Lower train.optimizer.lr, set train.clip_norm, or use "
-                "train.precision fp32.",
+                _REMEDY,
             )
         _apply_gradient(parts, loss, config.train.clip_norm)
         return {"loss": value, "lr": lr}
@@ -132,16 +149,30 @@ def make_update(parts: Parts, config: Config, clock: Clock) -> Callable[[Any, di
 
 def _apply_gradient(parts: Parts, loss: Tensor, clip_norm: float | None) -> None:
     parts.scaler.scale(loss).backward()
-    if clip_norm is not None:
-        parts.scaler.unscale_(parts.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(parts.network.parameters(), clip_norm)
-        if not parts.scaler.is_enabled() and not bool(torch.isfinite(norm)):
-            raise TrainingError(
-                "The gradient became infinite or NaN.",
-                "The last good checkpoint is kept. Lower train.optimizer.lr or use train.precision fp32.",
-            )
+    parts.scaler.unscale_(parts.optimizer)
+    limit = math.inf if clip_norm is None else clip_norm
+    norm = torch.nn.utils.clip_grad_norm_(parts.network.parameters(), limit)
+    # In fp16 the scaler leaves out steps with an infinite gradient and lowers its factor.
+    if not parts.scaler.is_enabled() and not bool(torch.isfinite(norm)):
+        raise TrainingError("The gradient became infinite or NaN.", _REMEDY)
     parts.scaler.step(parts.optimizer)
     parts.scaler.update()
+
+
+def explain(error: RuntimeError, config: Config, device: torch.device) -> MedunetError | None:
+    """What torch's error means to a user; None if it is none of the known ones.
+
+    torch has no class of its own for a full memory of the computer or a worker process that was killed.
+    """
+    text = str(error)
+    if "DataLoader worker" in text:
+        return TrainingError(
+            "A process that prepares patches was killed, most likely for lack of memory or shared memory (/dev/shm).",
+            "Go on with --resume --set train.workers=0, or give a container more with --shm-size.",
+        )
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text:
+        return out_of_memory(config, device)
+    return None
 
 
 def out_of_memory(config: Config, device: torch.device) -> DeviceError:

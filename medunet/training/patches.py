@@ -7,20 +7,27 @@ seen equally often (nnU-Net draws with replacement).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data import ThreadDataLoader, set_track_meta
+from monai.data import set_track_meta
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from medunet.config.schema import Config
 from medunet.training.cache import CachedCase
 from medunet.transforms.augment import apply_spatial, cut_size, draw_spatial, intensity_augment, spatial_settings
 
+Batch = dict[str, torch.Tensor]
+
 _PASS, _SAMPLE = 1, 2
+_AHEAD = 4
 
 
 def patch_shape(config: Config, rank: int) -> tuple[int, ...]:
@@ -28,7 +35,7 @@ def patch_shape(config: Config, rank: int) -> tuple[int, ...]:
     return config.train.patch_size + (1,) * (rank - config.network.dims)
 
 
-class PatchDataset(Dataset[dict[str, torch.Tensor]]):
+class PatchDataset(Dataset[Batch]):
     """Map from sample number to a patch.
 
     Items are `image` (C, *patch) float32 and `label` (1, *patch) uint8 or int16, patch of `network.dims` axes.
@@ -52,7 +59,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return 2**62
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> Batch:
         rng = np.random.default_rng([self.config.seed, _SAMPLE, index])
         number = self._case_of(index)
         case = self.cases[number]
@@ -76,9 +83,14 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         return int(order[position])
 
     def _forced(self, index: int) -> bool:
-        """Whether this position of the batch is centred on a labelled voxel: the last ones are (nnU-Net)."""
-        batch = self.config.train.batch_size
-        return index % batch >= round(batch * (1 - self.config.train.foreground))
+        """Whether this position of the batch is centred on a labelled voxel: the last ones are (nnU-Net).
+
+        That rule would never choose the only position of a batch of one; there the share is spread over batches.
+        """
+        batch, share = self.config.train.batch_size, self.config.train.foreground
+        if batch == 1:
+            return int((index + 1) * share) > int(index * share)
+        return index % batch >= round(batch * (1 - share))
 
     def _centre(self, number: int, shape: Sequence[int], rng: np.random.Generator, *, forced: bool) -> list[int]:
         """Centre voxel of the patch: uniform over all positions inside, or on a random labelled voxel."""
@@ -94,7 +106,7 @@ class PatchDataset(Dataset[dict[str, torch.Tensor]]):
         for axis, (size, patch) in enumerate(zip(shape, self.patch, strict=True)):
             low, high = patch // 2, size - (patch - patch // 2)
             if high <= low:
-                centre.append(size // 2 if chosen is None or patch >= size else int(chosen[axis]))
+                centre.append(size // 2)
             elif chosen is not None:
                 centre.append(int(np.clip(chosen[axis], low, high)))
             else:
@@ -129,31 +141,62 @@ class _Counter(Sampler[int]):
             index += 1
 
 
+@contextmanager
 def patch_loader(
     dataset: PatchDataset, *, first_sample: int, workers: int, pin_memory: bool
-) -> DataLoader[dict[str, torch.Tensor]]:
+) -> Iterator[Iterable[Batch]]:
     """Endless batches from sample number `first_sample` on.
 
     Args:
         dataset: the patches.
         first_sample: batch size times the steps already done.
         workers: processes; 0 prepares patches in a thread of this process.
-        pin_memory: for transfers to a GPU.
+        pin_memory: for transfers to a GPU; needs workers.
     """
-    set_track_meta(False)  # plain tensors: MONAI's MetaTensor doubles the cost of small operations
-    batch = dataset.config.train.batch_size
-    sampler = _Counter(first_sample)
+    _plain_tensors()
     if workers == 0:
-        loader: DataLoader[dict[str, torch.Tensor]] = ThreadDataLoader(
-            dataset, batch_size=batch, sampler=sampler, num_workers=0, buffer_size=4
-        )
-        return loader
-    return DataLoader(
+        pool = ThreadPoolExecutor(1, thread_name_prefix="patches")
+        try:
+            yield _from_thread(dataset, pool, first_sample)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return
+    yield DataLoader(
         dataset,
-        batch_size=batch,
-        sampler=sampler,
+        batch_size=dataset.config.train.batch_size,
+        sampler=_Counter(first_sample),
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=True,
-        prefetch_factor=4,
+        prefetch_factor=_AHEAD,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # else it draws from the global one, and a resumed run gets other dropout
     )
+
+
+def _from_thread(dataset: PatchDataset, pool: ThreadPoolExecutor, first_sample: int) -> Iterator[Batch]:
+    """Batches made by `pool`, a few ahead; what goes wrong there is raised here (MONAI's ThreadDataLoader loses it)."""
+    size = dataset.config.train.batch_size
+
+    def make(first: int) -> Batch:
+        batch: Batch = default_collate([dataset[index] for index in range(first, first + size)])
+        return batch
+
+    ahead = deque(pool.submit(make, first_sample + number * size) for number in range(_AHEAD))
+    following = first_sample + _AHEAD * size
+    while True:
+        batch = ahead.popleft().result()
+        ahead.append(pool.submit(make, following))
+        following += size
+        yield batch
+
+
+def _plain_tensors() -> None:
+    """Switch MONAI's MetaTensor off: it doubles the cost of small operations."""
+    set_track_meta(False)
+
+
+def _start_worker(number: int) -> None:  # noqa: ARG001 - torch's signature
+    """Ctrl-C reaches the workers too; only the main process may decide what to do then."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _plain_tensors()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import time
 
-from medunet.config.schema import ScheduleConfig, TrainConfig, budget_seconds
+from medunet.config.derived import budget_seconds
+from medunet.config.schema import ScheduleConfig, TrainConfig
 
 
 def learning_rate(schedule: ScheduleConfig, base: float, progress: float) -> float:

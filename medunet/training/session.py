@@ -6,9 +6,9 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,7 +22,7 @@ from medunet.training.cache import CachedCase
 from medunet.training.checkpoint import save_checkpoint
 from medunet.training.observe import EpochSummary, Observer, RunLog, Step
 from medunet.training.parts import Parts, make_update
-from medunet.training.patches import PatchDataset, patch_loader
+from medunet.training.patches import Batch, PatchDataset, patch_loader
 from medunet.training.schedule import Clock
 from medunet.training.validate import Validation, Validator
 
@@ -38,13 +38,17 @@ class Progress:
         elapsed: seconds of training.
         best: highest validation Dice so far; None before the first validation.
         best_epoch: where it was reached.
-        finished: whether all planned steps (or the budget) are done.
+        epoch: last epoch that is complete: its steps done, validated if due, logged.
+        losses: of the steps since then, so that a resumed epoch has the same mean.
+        finished: whether `epoch` was the last one planned.
     """
 
     iteration: int = 0
     elapsed: float = 0.0
     best: float | None = None
     best_epoch: int = 0
+    epoch: int = 0
+    losses: list[float] = field(default_factory=list)
     finished: bool = False
 
 
@@ -110,11 +114,22 @@ class Session:
         self.clock = Clock(config.train, progress.elapsed)
         self.stop = StopFlag()
         self.log = RunLog(folder, tensorboard=config.logging.tensorboard)
-        self._losses: list[float] = []
         self._dice: float | None = progress.best
         self._epoch_start = 0.0
+        self._steps = 0
         self._waited = 0.0
         self._wait_start = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all planned steps (or the budget) are done; a resumed run may have a longer plan than before."""
+        return self.progress.finished and self.clock.progress(self.progress.iteration) >= 1.0
+
+    def _epoch_is_open(self) -> bool:
+        """Whether all steps of an epoch are done, but not yet its validation."""
+        length, iteration = self.config.train.iterations_per_epoch, self.progress.iteration
+        last_step = iteration % length == 0 or self.clock.progress(iteration) >= 1.0
+        return last_step and -(-iteration // length) > self.progress.epoch
 
     def run(self, dataset: PatchDataset, validation: Sequence[CachedCase], *, workers: int) -> None:
         """Train; returns when done or stopped (`self.stop`).
@@ -122,20 +137,36 @@ class Session:
         Raises:
             TrainingError: the loss or gradient is not a number.
         """
-        length = self.config.train.iterations_per_epoch
-        self.clock = Clock(self.config.train, self.progress.elapsed)
-        self.log.keep_until(self.progress.iteration // length)
+        train = self.config.train
+        self.clock = Clock(train, self.progress.elapsed)
+        self.log.keep_until(min(self.progress.epoch, self.progress.iteration // train.iterations_per_epoch))
         self.validator.interrupted = lambda: bool(self.stop)
-        loader = patch_loader(
-            dataset,
-            first_sample=self.progress.iteration * self.config.train.batch_size,
-            workers=workers,
-            pin_memory=self.parts.device.type == "cuda",
-        )
+        self.progress.finished = False
+        try:
+            with (
+                self.stop.listening(),
+                patch_loader(
+                    dataset,
+                    first_sample=self.progress.iteration * train.batch_size,
+                    workers=workers,
+                    pin_memory=self.parts.device.type == "cuda",
+                ) as batches,
+            ):
+                self._epoch_started()
+                if self._epoch_is_open():
+                    self._close_epoch(validation)
+                if not self.stop and not self.finished and self.progress.iteration < self.clock.total:
+                    self._trainer(batches, validation).run()
+        finally:
+            self.log.close()
+
+    def _trainer(self, batches: Iterable[Batch], validation: Sequence[CachedCase]) -> SupervisedTrainer:
+        """MONAI's trainer with our step, set to where the run stands."""
+        length, epochs = self.config.train.iterations_per_epoch, self.config.train.epochs
         trainer = SupervisedTrainer(
             device=self.parts.device,
-            max_epochs=self.config.train.epochs,
-            train_data_loader=loader,
+            max_epochs=epochs,
+            train_data_loader=batches,
             network=self.parts.network,
             optimizer=self.parts.optimizer,
             loss_function=self.parts.loss,
@@ -143,17 +174,13 @@ class Session:
             iteration_update=make_update(self.parts, self.config, self.clock),
             decollate=False,
         )
-        trainer.logger.setLevel("WARNING")
+        trainer.logger.setLevel("CRITICAL")  # what ends a run is raised; ignite would log it as well
         if self.progress.iteration:
             trainer.load_state_dict(
-                {"iteration": self.progress.iteration, "max_epochs": self.config.train.epochs, "epoch_length": length}
+                {"iteration": self.progress.iteration, "max_epochs": epochs, "epoch_length": length}
             )
         self._attach(trainer, validation)
-        try:
-            with self.stop.listening():
-                trainer.run()
-        finally:
-            self.log.close()
+        return trainer
 
     def _attach(self, trainer: SupervisedTrainer, validation: Sequence[CachedCase]) -> None:
         trainer.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
@@ -162,9 +189,9 @@ class Session:
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step_done)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_done, validation)
 
-    def _epoch_started(self, engine: Any) -> None:  # noqa: ARG002
+    def _epoch_started(self, *_: Any) -> None:
         self._epoch_start = time.monotonic()
-        self._losses.clear()
+        self._steps = 0
         self._waited = 0.0
 
     def _batch_wanted(self, engine: Any) -> None:  # noqa: ARG002
@@ -175,16 +202,18 @@ class Session:
 
     def _step_done(self, engine: Any) -> None:
         iteration = int(engine.state.iteration)
+        loss, lr = engine.state.output["loss"], engine.state.output["lr"]
         self.progress.iteration = iteration
-        self._losses.append(engine.state.output["loss"])
+        self.progress.losses.append(loss)
+        self._steps += 1
         share = self.clock.progress(iteration)
         self.observer.step(
             Step(
                 iteration=iteration,
                 total=self.clock.total,
                 epoch=int(engine.state.epoch),
-                loss=self._losses[-1],
-                lr=engine.state.output["lr"],
+                loss=loss,
+                lr=lr,
                 progress=share,
                 iterations_per_second=self._speed(),
                 remaining=self.clock.remaining(iteration),
@@ -198,24 +227,33 @@ class Session:
             engine.terminate_epoch()  # a budget may end inside an epoch; EPOCH_COMPLETED still fires
 
     def _speed(self) -> float:
-        return len(self._losses) / max(time.monotonic() - self._epoch_start, 1e-9)
+        return self._steps / max(time.monotonic() - self._epoch_start, 1e-9)
 
     def _epoch_done(self, engine: Any, validation: Sequence[CachedCase]) -> None:
-        epoch = int(engine.state.epoch)
-        seconds, speed = time.monotonic() - self._epoch_start, self._speed()
-        self.progress.finished = self.clock.progress(self.progress.iteration) >= 1.0
-        due = epoch % self.config.validation.every == 0 or self.progress.finished
-        result = self._validate(validation) if due and validation else None
-        if self.stop:
+        self._close_epoch(validation)
+        if self.stop or self.finished:
             engine.terminate()
+
+    def _close_epoch(self, validation: Sequence[CachedCase]) -> None:
+        """What follows the last step of an epoch: validation if due, a line in the logs, checkpoints.
+
+        A signal during the validation leaves the epoch open; a resumed run starts here.
+        """
+        progress, train = self.progress, self.config.train
+        epoch = -(-progress.iteration // train.iterations_per_epoch)
+        seconds, speed = time.monotonic() - self._epoch_start, self._speed()
+        last = self.clock.progress(progress.iteration) >= 1.0
+        due = bool(validation) and (last or epoch % self.config.validation.every == 0)
+        result = self._validate(validation) if due else None
+        if self.stop:
             self.save()
             return
         best = result is not None and self._note_best(result, epoch)
         summary = EpochSummary(
             epoch=epoch,
-            iteration=self.progress.iteration,
-            loss=sum(self._losses) / max(1, len(self._losses)),
-            lr=engine.state.output["lr"],
+            iteration=progress.iteration,
+            loss=sum(progress.losses) / max(1, len(progress.losses)),
+            lr=float(self.parts.optimizer.param_groups[0]["lr"]),
             seconds=seconds,
             elapsed=self.clock.elapsed,
             iterations_per_second=speed,
@@ -227,9 +265,10 @@ class Session:
         self.log.write(summary)
         logger.info(summary.line())
         self.observer.epoch(summary)
+        progress.epoch = epoch
+        progress.losses.clear()
+        progress.finished = last
         self.save(best=best)
-        if self.progress.finished:
-            engine.terminate()
 
     def _validate(self, cases: Sequence[CachedCase]) -> Validation:
         limit = self.config.validation.cases
@@ -243,13 +282,21 @@ class Session:
         return True
 
     def save(self, *, best: bool = False) -> None:
-        """Write checkpoints/last.pt, and best.pt when asked; each replaces the old one only when it is whole."""
+        """Write checkpoints/last.pt, and best.pt when asked; each replaces the old one only when it is whole.
+
+        best.pt comes first: a run killed between the two repeats the epoch and writes both again. The other way
+        round last.pt would know of a best epoch whose weights were never written.
+
+        Raises:
+            TrainingError: a weight is not a number; the checkpoints stay as they are.
+            OutputError: they cannot be written.
+        """
+        self.parts.check_finite()
         self.progress.elapsed = self.clock.elapsed
-        folder = self.folder / "checkpoints"
-        save_checkpoint(folder / "last.pt", {**self.parts.state(), "progress": vars(self.progress)})
+        folder, progress = self.folder / "checkpoints", asdict(self.progress)
         if best:
-            weights = self.parts.network.state_dict()
-            save_checkpoint(folder / "best.pt", {"network": weights, "progress": vars(self.progress)})
+            save_checkpoint(folder / "best.pt", {"network": self.parts.network.state_dict(), "progress": progress})
+        save_checkpoint(folder / "last.pt", {**self.parts.state(), "progress": progress})
 
 
 def automatic_workers(wish: int | str, device: torch.device, cores: Callable[[], int]) -> int:

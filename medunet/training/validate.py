@@ -19,12 +19,12 @@ from medunet.atomic import write_text
 from medunet.config.schema import Config
 from medunet.engines.torch import TorchEngine
 from medunet.export.nifti import write_nifti
-from medunet.inference.logits import window_logits
 from medunet.io.volume import Segmentation, Source
 from medunet.labels import LabelMap
 from medunet.metrics import StructureScore, dice_per_label, score_case
-from medunet.model import InferenceSpec, mirror_axes
+from medunet.model import mirror_axes
 from medunet.postprocess import postprocess
+from medunet.sliding_window import network_logits
 from medunet.training.cache import CachedCase
 from medunet.training.parts import Parts
 from medunet.transforms.preprocess import restore
@@ -55,18 +55,19 @@ class Validator:
         self.config = config
         self.labels = labels
         self.interrupted = interrupted
-        self.inference = InferenceSpec(
-            patch_size=config.train.patch_size,
-            overlap=config.inference.overlap,
-            batch_size=config.inference.batch_size,
-            mirror_axes=mirror_axes(config),
-        )
 
     def segment(self, case: CachedCase, *, tta: bool) -> NDArray[np.generic]:
         """Indices (*spatial) on the original grid of a case."""
         engine = TorchEngine(self.parts.network, self.config.network.dims, self.parts.device, self.parts.precision)
         image = torch.from_numpy(np.array(case.image()))
-        logits = window_logits(image, engine, self.inference, self.config.network.dims, tta=tta)
+        logits = network_logits(
+            image,
+            engine,
+            self.config.train.patch_size,
+            overlap=self.config.inference.overlap,
+            batch_size=self.config.inference.batch_size,
+            mirror_axes=mirror_axes(self.config) if tta else (),
+        )
         indices = restore(logits, case.record, dtype=self.labels.index_dtype)
         voxel_ml = case.record.original.voxel_volume_ml
         return postprocess(indices, self.config.postprocess, self.labels, voxel_ml)

@@ -12,10 +12,12 @@ patch or spacing is more than three times longer on one axis, rotation and zoom 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from monai.transforms import (
     RandAdjustContrast,
     RandGaussianNoise,
@@ -31,6 +33,7 @@ from torch import Tensor
 from medunet.config.schema import AugmentConfig
 
 _UNEVEN = 3.0
+_LONG = 1.5
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,12 @@ def spatial_settings(config: AugmentConfig, patch: Sequence[int], spacing: Seque
     active = config.preset == "nnunet"
     thick = thick_axis(patch, spacing)
     flat = rank == 2 or thick is not None
-    degrees = config.rotation_degrees if config.rotation_degrees is not None else (180.0 if flat else 30.0)
-    limit = float(np.deg2rad(degrees))
+    if config.rotation_degrees is not None:
+        limit = float(np.deg2rad(config.rotation_degrees))
+    elif rank == 2 and max(patch) / min(patch) > _LONG:
+        limit = float(np.deg2rad(15.0))
+    else:
+        limit = float(np.deg2rad(180.0 if flat else 30.0))
     if rank == 2:
         rotation: tuple[float, ...] = (limit,)
     else:
@@ -109,7 +116,10 @@ def draw_spatial(settings: SpatialSettings, rng: np.random.Generator) -> Spatial
     angles = [rng.uniform(-limit, limit) for limit in settings.rotation]
     low, high = settings.scale
     # Shrinking and growing are equally likely, as in nnU-Net ("BGContrast").
-    factor = rng.uniform(low, min(1.0, high)) if low < 1 and rng.random() < 0.5 else rng.uniform(max(low, 1.0), high)
+    shrink = rng.random() < 0.5
+    if low < 1 < high:
+        low, high = (low, 1.0) if shrink else (1.0, high)
+    factor = rng.uniform(low, high)
     flips = tuple(axis for axis in settings.mirror_axes if rng.random() < 0.5)
     if not rotate and not zoom:
         return SpatialDraw(None, flips)
@@ -163,12 +173,7 @@ def apply_spatial(image: Tensor, label: Tensor, patch: Sequence[int], draw: Spat
     if draw.matrix is not None:
         grid = _grid(patch, image.shape[1:], draw.matrix)
         image = _sample(image, grid)
-        present = torch.unique(label)
-        if len(present) == 1:
-            label = torch.full(tuple(patch), int(present[0]), dtype=label.dtype)
-        else:
-            shares = _sample(torch.stack([(label == value).float() for value in present]), grid)
-            label = present[shares.argmax(0)]
+        label = _sample_labels(label, grid)
     if draw.flips:
         image = image.flip([axis + 1 for axis in draw.flips])
         label = label.flip(list(draw.flips))
@@ -195,6 +200,20 @@ def _sample(array: Tensor, grid: Tensor) -> Tensor:
     )[0]
 
 
+def _sample_labels(label: Tensor, grid: Tensor) -> Tensor:
+    """The label with the largest share at each point; one label at a time, so memory is that of two volumes."""
+    present = torch.unique(label).tolist()
+    result = torch.full(tuple(grid.shape[:-1]), present[0], dtype=label.dtype)
+    if len(present) == 1:
+        return result
+    best = _sample((label == present[0])[None].float(), grid)[0]
+    for index in present[1:]:
+        share = _sample((label == index)[None].float(), grid)[0]
+        result.masked_fill_(share > best, index)
+        torch.maximum(best, share, out=best)
+    return result
+
+
 class IntensityAugment:
     """Noise, blur, brightness, contrast, low resolution and gamma, in nnU-Net's order, on (C, *patch) float32.
 
@@ -203,30 +222,31 @@ class IntensityAugment:
     """
 
     def __init__(self, strength: float = 1.0) -> None:
-        self.transforms: list[RandomizableTransform] = []
-        if strength <= 0:
-            return
-
-        def share(probability: float) -> float:
-            return min(1.0, probability * strength)
-
-        blur = (0.5, 1.0)
-        self.transforms = [
-            RandGaussianNoise(prob=share(0.1), mean=0.0, std=0.1),
-            RandGaussianSmooth(sigma_x=blur, sigma_y=blur, sigma_z=blur, prob=share(0.1)),
-            RandScaleIntensity(factors=0.25, prob=share(0.15)),
-            RandScaleIntensityFixedMean(factors=0.25, prob=share(0.15), fixed_mean=True, preserve_range=True),
-            RandSimulateLowResolution(prob=share(0.125), zoom_range=(0.5, 1.0)),
-            RandAdjustContrast(prob=share(0.1), gamma=(0.7, 1.5), invert_image=True, retain_stats=True),
-            RandAdjustContrast(prob=share(0.3), gamma=(0.7, 1.5), invert_image=False, retain_stats=True),
-        ]
+        self.transforms = {rank: _intensity_chain(strength, rank) for rank in (2, 3)} if strength > 0 else {}
 
     def __call__(self, image: Tensor, rng: np.random.Generator) -> Tensor:
-        """Apply with randomness from `rng` alone, whatever was drawn before."""
-        for transform in self.transforms:
+        """Apply with randomness from `rng` alone, whatever was drawn before, from several threads at once."""
+        for shared in self.transforms.get(image.ndim - 1, ()):
+            transform = copy(shared)
             transform.set_random_state(seed=int(rng.integers(2**32)))
             image = transform(image)
-        return image
+        return image.as_tensor() if isinstance(image, MetaTensor) else image
+
+
+def _intensity_chain(strength: float, rank: int) -> list[RandomizableTransform]:
+    def share(probability: float) -> float:
+        return min(1.0, probability * strength)
+
+    blur, linear = (0.5, 1.0), "trilinear" if rank == 3 else "bilinear"
+    return [
+        RandGaussianNoise(prob=share(0.1), mean=0.0, std=0.1),
+        RandGaussianSmooth(sigma_x=blur, sigma_y=blur, sigma_z=blur, prob=share(0.1)),
+        RandScaleIntensity(factors=0.25, prob=share(0.15)),
+        RandScaleIntensityFixedMean(factors=0.25, prob=share(0.15), fixed_mean=True, preserve_range=True),
+        RandSimulateLowResolution(prob=share(0.125), zoom_range=(0.5, 1.0), upsample_mode=linear),
+        RandAdjustContrast(prob=share(0.1), gamma=(0.7, 1.5), invert_image=True, retain_stats=True),
+        RandAdjustContrast(prob=share(0.3), gamma=(0.7, 1.5), invert_image=False, retain_stats=True),
+    ]
 
 
 def intensity_augment(config: AugmentConfig) -> IntensityAugment:

@@ -81,17 +81,18 @@ def resample_labels(labels: Tensor, shape: Sequence[int], count: int) -> Tensor:
     """
     if tuple(labels.shape) == tuple(shape):
         return labels
-    best = torch.full(tuple(shape), -1.0)
+    best = torch.zeros(tuple(shape))
     result = torch.zeros(tuple(shape), dtype=labels.dtype)
-    present = torch.unique(labels).tolist()
-    for index in range(count):
-        if index not in present:
-            continue
-        share = resample((labels == index).float(), shape, "linear")
-        better = share > best
-        best[better] = share[better]
-        result[better] = index
+    for index in torch.unique(labels).tolist():
+        if index < count:
+            _keep_largest(resample((labels == index).float(), shape, "linear"), index, best, result)
     return result
+
+
+def _keep_largest(value: Tensor, index: int, best: Tensor, result: Tensor) -> None:
+    """Put `index` where `value` exceeds `best`, and raise `best` to it; a tie stays with the lower index."""
+    result.masked_fill_(value > best, index)
+    torch.maximum(best, value, out=best)
 
 
 def resample_argmax(logits: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.uint8) -> Tensor:
@@ -102,13 +103,12 @@ def resample_argmax(logits: Tensor, shape: Sequence[int], dtype: torch.dtype = t
     Returns:
         Indices (*shape) of `dtype` on the CPU.
     """
-    if tuple(logits.shape[1:]) == tuple(shape):
-        return logits.argmax(0).to(dtype).cpu()
-    best = resample(logits[0], shape, "linear").clone()
     result = torch.zeros(tuple(shape), dtype=dtype, device=logits.device)
+    if tuple(logits.shape[1:]) == tuple(shape):
+        for plane in range(result.shape[0]):  # argmax gives 8 bytes per voxel
+            result[plane] = logits[:, plane].argmax(0)
+        return result.cpu()
+    best = resample(logits[0].contiguous(), shape, "linear")
     for index in range(1, logits.shape[0]):
-        value = resample(logits[index], shape, "linear")
-        better = value > best
-        best = torch.where(better, value, best)
-        result.masked_fill_(better, index)
+        _keep_largest(resample(logits[index].contiguous(), shape, "linear"), index, best, result)
     return result.cpu()

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from medunet.config.schema import Config
-from medunet.errors import ConfigError, UsageError
+from medunet.errors import ConfigError, ReadError, UsageError
 from medunet.io.describe.dataset import describe_dataset, looks_like_dataset
 from medunet.io.describe.description import Description
 from medunet.io.describe.image import describe_image
@@ -15,6 +15,9 @@ from medunet.io.describe.model import SPEC_FILE, describe_model, model_in_zip
 from medunet.io.describe.run import describe_run, looks_like_run
 from medunet.io.files import image_ending
 from medunet.io.read import reads_as_dicom
+
+NNUNET_PLANS = "plans.json"
+"""Lies beside dataset.json in nnU-Net's results, which are no data set."""
 
 KNOWN = (
     "Known are image files, DICOM folders, data sets (dataset.json, CSV, images + labels), model folders, run folders "
@@ -27,10 +30,14 @@ def describe(path: Path) -> Description:
 
     Raises:
         UsageError: there is no such path, or it is nothing that medunet knows.
+        ReadError: the operating system refuses.
     """
     if not path.exists():
         raise UsageError(f"There is no file or folder {path}.", "Check the path.")
-    result = _describe_folder(path) if path.is_dir() else _describe_file(path)
+    try:
+        result = _describe_folder(path) if path.is_dir() else _describe_file(path)
+    except OSError as error:
+        raise ReadError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
     if result is None:
         raise UsageError(f"{path} is nothing that medunet knows.", KNOWN)
     return result
@@ -41,7 +48,7 @@ def _describe_folder(path: Path) -> Description | None:
         return describe_model(path)
     if looks_like_run(path):
         return describe_run(path)
-    if looks_like_dataset(path):
+    if looks_like_dataset(path) and not (path / NNUNET_PLANS).is_file():
         return describe_dataset(path)
     from medunet.io.describe.dicom import describe_dicom
 

@@ -133,13 +133,13 @@ def count(dataset: Any, keyword: str, default: int = 0) -> int:
 
 
 def shown(dataset: Any, keyword: str) -> str:
-    """Any element as short text, to tell images apart by; "" if absent."""
-    item = _item(dataset, keyword)
-    if item is None:
-        return ""
-    if isinstance(item.value, bytes) and (item.VR if item.VR in _NUMERIC else dictionary_VR(keyword)) in _BINARY:
-        return "\\".join(f"{value:g}" for value in numbers(dataset, keyword))
-    return _as_text(item.value)
+    """Any element as short text, to tell images apart by: 4.90 and 4.9 are one value; "" if absent."""
+    if dictionary_VR(keyword) in _NUMERIC:
+        try:
+            return "\\".join(f"{value:.10g}" for value in numbers(dataset, keyword))
+        except ValueError:  # told apart by what is written, then
+            return text(dataset, keyword)
+    return text(dataset, keyword)
 
 
 def items(dataset: Any, keyword: str) -> tuple[Any, ...]:

@@ -110,9 +110,10 @@ def _labels(clusters: Sequence[Sequence[Slice]]) -> list[str]:
     ]
     telling = [index for index in range(3) if len({side[index] for side in sides}) > 1]
     labels = [", ".join(side[index] for index in telling if side[index]) for side in sides]
-    if len(set(labels)) == len(labels):
-        return labels
-    return [", ".join(filter(None, (label, f"part {n}"))) for n, label in enumerate(labels, start=1)]
+    return [
+        ", ".join(filter(None, (label, f"part {labels[: n + 1].count(label)}" if labels.count(label) > 1 else "")))
+        for n, label in enumerate(labels)
+    ]
 
 
 def _view(plane: Plane | None) -> str:

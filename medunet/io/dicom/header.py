@@ -176,7 +176,7 @@ def _pixel_length(dataset: Any, handle: BinaryIO) -> tuple[int, int]:
         raise ReadError("it holds no pixel data")
     if implicit:
         (length,) = struct.unpack(order + "I", head[4:])
-    elif head[4:6] in (b"OB", b"OW", b"UN"):
+    elif head[4:6] in (b"OB", b"OW", b"OF", b"OD", b"UN"):
         (length,) = struct.unpack(order + "I", handle.read(4).ljust(4, b"\0"))
     else:
         (length,) = struct.unpack(order + "H", head[6:])

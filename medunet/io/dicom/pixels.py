@@ -153,14 +153,15 @@ def _decode(dataset: Any, item: Slice) -> NDArray[Any]:
 
 
 def _check_decoder(syntax: Any, item: Slice) -> None:
+    known = syntax.name != str(syntax)
+    stored = f'stored as "{syntax.name}"' if known else "stored in an unknown transfer syntax"
     try:
-        available = get_decoder(syntax).is_available
+        with quiet():
+            available = get_decoder(syntax).is_available
     except NotImplementedError as error:
-        raise DicomError(
-            f'{item.name} is compressed as "{syntax.name}", which cannot be decoded.', "Export it uncompressed."
-        ) from error
+        raise DicomError(f"{item.name} is {stored}, which cannot be decoded.", "Export it uncompressed.") from error
     if not available:
-        raise DicomError(f'{item.name} is compressed as "{syntax.name}" and no decoder for it is installed.', _CODECS)
+        raise DicomError(f"{item.name} is {stored} and no decoder for it is installed.", _CODECS)
 
 
 def _undecodable(name: str, error: Exception) -> ReadError:

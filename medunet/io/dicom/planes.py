@@ -13,6 +13,9 @@ from medunet.io.dicom.elements import number, numbers
 from medunet.io.dicom.slices import Plane
 
 _UNIT_TOLERANCE = 1e-2
+_SPACING_MM = (1e-6, 1e3)
+_FARTHEST_MM = 1e6
+_LARGEST_FACTOR = 1e30
 
 
 def plane_of(position: Any, orientation: Any, measures: Any) -> tuple[Plane | None, str]:
@@ -40,9 +43,11 @@ def plane_of(position: Any, orientation: Any, measures: Any) -> tuple[Plane | No
     ]
     if missing:
         return None, f"no {', '.join(missing)} in the header, so where its pixels lie is unknown"
-    if min(spacing) <= 0:
+    if min(spacing) < _SPACING_MM[0] or max(spacing) > _SPACING_MM[1]:
         return None, f"a pixel spacing of {spacing[0]:g} x {spacing[1]:g} mm is impossible"
-    row, column = np.asarray(cosines[:3]), np.asarray(cosines[3:])
+    if max(abs(value) for value in where) > _FARTHEST_MM:
+        return None, f"its position is {max(where, key=abs):g} mm away, which is impossible"
+    row, column = np.clip(cosines[:3], -2, 2), np.clip(cosines[3:], -2, 2)
     lengths = np.linalg.norm(row), np.linalg.norm(column)
     if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(float(row @ column))) > _UNIT_TOLERANCE:
         shown = ", ".join(f"{value:g}" for value in cosines)
@@ -74,16 +79,18 @@ def rescale_of(dataset: Any) -> tuple[float, float]:
     slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
     if slope == 0:
         raise ValueError("its Rescale Slope is 0, which makes all values equal")
+    if max(abs(slope or 0), abs(intercept or 0)) > _LARGEST_FACTOR:
+        raise ValueError(f"its Rescale Slope {slope} and Intercept {intercept} are beyond all measure")
     return 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
 
 
 def thickness_of(dataset: Any) -> float | None:
-    """Slice Thickness, else Spacing Between Slices, in mm; None if neither is a positive number."""
+    """Slice Thickness, else Spacing Between Slices, in mm; None if neither is a possible one."""
     for keyword in ("SliceThickness", "SpacingBetweenSlices"):
         try:
             value = number(dataset, keyword)
         except ValueError:  # both are remarks, used for single slices and notes only
             value = None
-        if value is not None and value > 0:
+        if value is not None and _SPACING_MM[0] <= value <= _SPACING_MM[1]:
             return value
     return None

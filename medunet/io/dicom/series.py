@@ -222,11 +222,11 @@ def _digest(item: Slice) -> str:
     try:
         with quiet():
             dataset = pydicom.dcmread(item.path, force=True, specific_tags=list(_PIXEL_TAGS))
-            parts = [str(dataset.file_meta.get("TransferSyntaxUID", "")).encode()]
-            parts += [bytes(dataset.get_item(element).value) for element in sorted(dataset.keys())]
+        syntax = str(dataset.file_meta.get("TransferSyntaxUID", "")).encode()
+        values = [bytes(dataset.get_item(keyword).value) for keyword in _PIXEL_TAGS]
     except Exception:  # as in header.py; without a digest the slice counts as different, and the series is refused
         return ""
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+    return hashlib.sha256(b"\0".join([syntax, *values])).hexdigest()
 
 
 def _series(part: Part) -> Series:

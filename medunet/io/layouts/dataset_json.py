@@ -39,6 +39,22 @@ def _unusable(file: Path, where: str, rule: str) -> DatasetError:
     return DatasetError(f"The data set {file} cannot be read.", problems=[Problem(where, "", rule)])
 
 
+def is_path(value: Any) -> bool:
+    """Whether a value can be the path of a file: text without impossible characters, no part over 255 bytes."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    try:
+        parts = [len(part.encode()) for part in value.replace("\\", "/").split("/")]
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
+    return max(parts) <= 255 and sum(parts) + len(parts) < 4096
+
+
+def shown(value: Any) -> str:
+    """A value from a file, short and safe to print."""
+    return str(value).encode("utf-8", "backslashreplace").decode()[:80]
+
+
 def resolve(folder: Path, text: str) -> Path:
     """Path of an entry: absolute as written, else relative to `folder`; backslashes separate folders too."""
     return folder / text.replace("\\", "/")
@@ -65,7 +81,7 @@ def state_labels(listing: Listing, raw: Any, where: str) -> None:
         name, number = pair[0], _number(pair[1])
         if number is None or name in names or number in names.values():
             rule = "each name and each whole number may occur once."
-            listing.problems.append(Problem(where, "labels", rule, value=f"{key!r}: {value!r}"))
+            listing.problems.append(Problem(where, "labels", rule, value=shown(f"{key!r}: {value!r}")))
             continue
         names[name] = number
     listing.label_names = names
@@ -101,4 +117,4 @@ def state_modality(listing: Listing, raw: Any, where: str) -> None:
             listing.modality = tuple(names[index] for index in range(len(names)))
             return
     rule = 'channels must be numbered from 0, as in {"0": "T1", "1": "T2"}.'
-    listing.problems.append(Problem(where, "channels", rule, value=str(raw)[:80]))
+    listing.problems.append(Problem(where, "channels", rule, value=shown(raw)))

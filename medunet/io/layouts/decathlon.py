@@ -13,7 +13,7 @@ from typing import Any
 from medunet.errors import DataError, Problem, ReadError
 from medunet.io.case import Case, Listing
 from medunet.io.files import NIFTI, image_ending, read_geometry, stem
-from medunet.io.layouts.dataset_json import load_json, resolve, state_labels, state_modality
+from medunet.io.layouts.dataset_json import is_path, load_json, resolve, shown, state_labels, state_modality
 
 GROUP_KEYS = ("group", "patient", "patient_id", "subject", "subject_id")
 
@@ -46,7 +46,7 @@ def read_decathlon(file: Path) -> Listing:
 def _case(listing: Listing, file: Path, where: str, entry: Any) -> Case | None:
     if not isinstance(entry, dict):
         rule = 'an entry must be {"image": path, "label": path}.'
-        listing.problems.append(Problem(where, "", rule, value=str(entry)[:80]))
+        listing.problems.append(Problem(where, "", rule, value=shown(entry)))
         return None
     images = _paths(listing, file, f"{where}.image", entry.get("image"))
     labels = _paths(listing, file, f"{where}.label", entry["label"]) if entry.get("label") is not None else []
@@ -56,7 +56,7 @@ def _case(listing: Listing, file: Path, where: str, entry: Any) -> Case | None:
         return None
     fold = entry.get("fold")
     if fold is not None and (isinstance(fold, bool) or not isinstance(fold, int) or fold < 0):
-        listing.problems.append(Problem(where, "fold", "it must be a whole number from 0.", value=str(fold)))
+        listing.problems.append(Problem(where, "fold", "it must be a whole number from 0.", value=shown(fold)))
         fold = None
     group = next((entry[key] for key in GROUP_KEYS if entry.get(key) is not None), None)
     return Case(
@@ -71,9 +71,9 @@ def _case(listing: Listing, file: Path, where: str, entry: Any) -> Case | None:
 def _paths(listing: Listing, file: Path, where: str, value: Any) -> list[Path]:
     """One path or a list of them (MONAI: one per channel)."""
     texts = value if isinstance(value, list) else [value]
-    if not texts or not all(isinstance(text, str) and text and "\0" not in text for text in texts):
+    if not texts or not all(is_path(text) for text in texts):
         rule = "it must be a path or a list of paths."
-        listing.problems.append(Problem(where, "", rule, value="missing" if value is None else str(value)[:80]))
+        listing.problems.append(Problem(where, "", rule, value="missing" if value is None else shown(value)))
         return []
     paths = []
     for text in texts:

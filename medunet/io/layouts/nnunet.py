@@ -14,7 +14,7 @@ from typing import Any
 from medunet.errors import Problem
 from medunet.io.case import Case, Listing
 from medunet.io.files import image_ending
-from medunet.io.layouts.dataset_json import load_json, resolve, state_labels, state_modality
+from medunet.io.layouts.dataset_json import is_path, load_json, resolve, shown, state_labels, state_modality
 
 CHANNEL_SUFFIX = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
@@ -46,8 +46,8 @@ def _read_table(listing: Listing, file: Path, table: Any) -> None:
         images = entry.get("images") if isinstance(entry, dict) else None
         label = entry.get("label") if isinstance(entry, dict) else None
         paths = [*images, label] if isinstance(images, list) and images else [None]
-        if not all(isinstance(path, str) and path and "\0" not in path for path in paths):
-            listing.problems.append(Problem(f"{file.name}: dataset.{name}", "", rule, value=str(entry)[:80]))
+        if not all(is_path(path) for path in paths):
+            listing.problems.append(Problem(f"{file.name}: dataset.{name}", "", rule, value=shown(entry)))
             continue
         found = [resolve(file.parent, os.path.expandvars(str(path))) for path in paths]
         if _channels_fit(listing, name, [str(index) for index in range(len(found) - 1)]):

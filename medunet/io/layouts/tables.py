@@ -18,7 +18,7 @@ from pathlib import Path
 from medunet.errors import DatasetError, Problem
 from medunet.io.case import Case, Listing
 from medunet.io.files import image_ending, stem
-from medunet.io.layouts.dataset_json import resolve
+from medunet.io.layouts.dataset_json import is_path, resolve
 
 COLUMNS = {
     "id": ("id", "case", "case_id", "number", "name"),
@@ -128,7 +128,7 @@ def _sort_rest(listing: Listing, where: str, names: list[str], header: _Header, 
     for index, images in rest:
         if index in modalities:
             continue
-        close = difflib.get_close_matches(names[index].strip().lower(), _SYNONYMS, n=1, cutoff=0.75)
+        close = difflib.get_close_matches(names[index].strip().lower(), _SYNONYMS, n=1, cutoff=0.8)
         if images or close:
             hint = f'Did you mean "{close[0]}"?' if close else "Name the channels image_0, image_1, ..."
             rule = "it is no known column."
@@ -144,8 +144,8 @@ def _case(listing: Listing, folder: Path, where: str, header: _Header, row: list
         return row[header.single[name]] if name in header.single else ""
 
     images = [row[index] for index in header.images]
-    if not all(images) or any("\0" in text for text in (*images, cell("label"))):
-        listing.problems.append(Problem(where, "image", "every channel needs a path."))
+    if not all(is_path(text) for text in (*images, cell("label") or "none")):
+        listing.problems.append(Problem(where, "image, label", "every channel and mask needs a path."))
         return None
     paths = tuple(resolve(folder, text) for text in images)
     fold = cell("fold")

@@ -1,0 +1,140 @@
+"""Combinations of keys that cannot work, and those that can."""
+
+from __future__ import annotations
+
+import pytest
+
+from medunet.config.load import parse_config
+from medunet.config.rules import NORM_GROUPS, findings
+from medunet.errors import ConfigError
+
+LABELS = "{background: 0, liver: 1, spleen: 2}"
+
+
+def problems(text):
+    head = "" if text.startswith("name:") else "name: t\n"
+    labels = "" if "labels:" in text else f"labels: {LABELS}\n"
+    try:
+        parse_config(head + labels + text)
+    except ConfigError as error:
+        return [(problem.what, str(problem)) for problem in error.problems]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "words"),
+    [
+        ("name: a/b", "name", "slashes"),
+        ("name: ' a'", "name", "spaces"),
+        ('name: "a\\nb"', "name", "line breaks"),
+        ("data: {fold: 5}", "data.fold", "less than data.folds, which is 5"),
+        ("data: {folds: 2, fold: 3}", "data.fold", "counted from 0"),
+        ("labels: {liver: 1}", "labels.background", "Add the line"),
+        ("labels: {Background: 0, liver: 1}", "labels.background", "Rename Background"),
+        ("labels: {background: 1, liver: 2}", "labels.background", "must be 0"),
+        ("labels: {background: 0}", "labels", "at least one structure"),
+        ("labels: {background: 0, liver: 1, tumour: 1}", "labels.tumour", "belongs to liver already"),
+        ("labels: {background: 0, organ: [1, 2], tumour: 2}", "labels.tumour", "overlap"),
+        ("labels: {background: 0, liver: 0}", "labels.liver", "belongs to background already"),
+        ("labels: {background: 0, liver: [1, 1]}", "labels.liver", "twice"),
+        ("labels: {background: 0, '1': 1}", "labels.1", "swap them"),
+        ("labels: {background: 0, ' ': 1}", "labels. ", "visible letters"),
+        ("labels: {background: 0, 'a ': 1}", "labels.a ", "spaces at its ends"),
+        ("labels: {background: 0, a: 4000000000}", "labels.a", "32 bits"),
+        (f"labels: {{background: 0, {'a' * 65}: 1}}", f"labels.{'a' * 65}", "at most 64"),
+        ("preprocess: {orientation: RLS}", "preprocess.orientation", "each axis once"),
+        ("preprocess: {orientation: RA}", "preprocess.orientation", "network.dims is 3"),
+        (
+            "preprocess: {orientation: RS}\nnetwork: {dims: 2}\ntrain: {patch_size: [64, 64]}",
+            "preprocess.orientation",
+            "each axis once",
+        ),
+        ("preprocess: {spacing: [1, 1]}", "preprocess.spacing", "needs 3"),
+        (
+            "preprocess: {spacing: [1]}\nnetwork: {dims: 2}\ntrain: {patch_size: [64, 64]}",
+            "preprocess.spacing",
+            "needs 2 or 3",
+        ),
+        ("preprocess: {intensity: [{name: zscore}, {name: none}]}", "preprocess.intensity", "one per channel"),
+        ("preprocess: {intensity: {name: ct_window, low: 5, high: 5}}", "preprocess.intensity.low", "less than high"),
+        ("preprocess: {intensity: [{name: percentile, low: 99.9}]}", "preprocess.intensity.0.low", "less than high"),
+        ("data: {modality: [MRI]}\npreprocess: {intensity: {name: ct_window}}", "preprocess.intensity", "for CT"),
+        ("network: {strides: [1, 2]}", "network.strides", "needs 5"),
+        ("network: {kernel_size: [3, 3]}", "network.kernel_size", "needs 5"),
+        ("network: {blocks: [1, 2, 3]}", "network.blocks", "needs 5"),
+        ("network: {decoder_blocks: [1, 1, 1, 1, 1]}", "network.decoder_blocks", "needs 4: one fewer"),
+        ("network: {strides: [1, [2, 2], 2, 2, 2]}", "network.strides.1", "network.dims is 3"),
+        ("network: {kernel_size: [3, [3, 3], 3, 3, 3]}", "network.kernel_size.1", "network.dims is 3"),
+        ("network: {strides: [2, 2, 2, 2, 2]}", "network.strides.0", "must be 1"),
+        ("network: {kernel_size: 4}", "network.kernel_size", "odd"),
+        ("network: {kernel_size: [[3, 3, 2], 3, 3, 3, 3]}", "network.kernel_size", "odd"),
+        ("network: {norm: group, channels: [12, 24, 48]}", "network.channels", "multiples of 8"),
+        ("train: {patch_size: [64, 64]}", "train.patch_size", "network.dims is 3"),
+        ("network: {dims: 2}", "train.patch_size", "network.dims is 2"),
+        ("train: {patch_size: [100, 128, 96]}", "train.patch_size", "Nearest is [96, 128, 96]"),
+        ("train: {patch_size: [3, 128, 96]}", "train.patch_size", "Nearest is [16, 128, 96]"),
+        ("train: {patch_size: [16, 16, 16]}", "train.patch_size", "single voxel"),
+        (
+            "network: {norm: batch}\ntrain: {patch_size: [16, 16, 16], batch_size: 1}",
+            "train.patch_size",
+            "single voxel",
+        ),
+        (
+            "augment: {mirror_axes: [2]}\nnetwork: {dims: 2}\ntrain: {patch_size: [64, 64]}",
+            "augment.mirror_axes",
+            "from 0 to 1",
+        ),
+        ("augment: {mirror_axes: [1, 1]}", "augment.mirror_axes", "twice"),
+        ("augment: {scale_range: [1.4, 0.7]}", "augment.scale_range", "Write [0.7, 1.4]"),
+        ("augment: {preset: none}\ninference: {tta: true}", "inference.tta", "mirrors no axis"),
+        ("augment: {mirror_axes: []}\ninference: {tta: true}", "inference.tta", "mirrors no axis"),
+        ("train: {budget: 0.0h}", "train.budget", "more than no time"),
+        ("train: {optimizer: {name: sgd, momentum: 0}}", "train.optimizer.nesterov", "momentum greater than 0"),
+        ("loss: {name: tversky, alpha: 0, beta: 0}", "loss.beta", "cannot both be 0"),
+        ("loss: [{name: tversky, alpha: 0, beta: 0}]", "loss.0.beta", "cannot both be 0"),
+        ("postprocess: [{name: fill_holes, label: kidney}]", "postprocess.0.label", "liver, spleen"),
+        ("postprocess: [{name: fill_holes, label: background}]", "postprocess.0.label", "structure in labels"),
+    ],
+)
+def test_a_combination_that_cannot_work_is_one_problem(text, what, words):
+    ((found, message),) = problems(text)
+    assert found == what
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "data: {folds: 2, fold: 1}",
+        "labels: {background: [0, 205], liver: [1, -3], Λ-ß 2: 255}",
+        "preprocess: {orientation: LPI, spacing: [1, 1, 5]}",
+        "preprocess: {orientation: AR, spacing: [1, 1]}\nnetwork: {dims: 2}\ntrain: {patch_size: [64, 64]}",
+        "preprocess: {spacing: [1, 1]}\nnetwork: {dims: 2}\ntrain: {patch_size: [64, 64]}",
+        "preprocess: {spacing: [1, 1, 3]}\nnetwork: {dims: 2}\ntrain: {patch_size: [64, 64]}",
+        "data: {modality: [T1, CT]}\npreprocess: {intensity: [{name: zscore}, {name: ct_window}]}",
+        "data: {modality: [T1, T2]}\npreprocess: {intensity: {name: percentile}}",
+        "network: {strides: [1, [2, 2, 1], 2, 2, 2], kernel_size: [[3, 3, 1], 3, 3, 3, 3], blocks: [1, 1, 2, 2, 2]}",
+        "network: {decoder_blocks: [1, 1, 1, 2]}",
+        "network: {norm: group, channels: [8, 16, 24, 32, 64]}",
+        "network: {norm: none, channels: [8, 16, 32]}\ntrain: {patch_size: [4, 4, 4]}",
+        "network: {norm: batch, channels: [8, 16, 32]}\ntrain: {patch_size: [4, 4, 4]}",
+        "augment: {preset: none, mirror_axes: [0]}\ninference: {tta: true}",
+        "train: {optimizer: {name: sgd, momentum: 0, nesterov: false}, budget: 1.5 h}",
+        "loss: {name: tversky, alpha: 0}",
+    ],
+)
+def test_unusual_combinations_that_work_are_let_through(text):
+    assert problems(text) == []
+
+
+def test_rules_hold_for_a_config_made_in_python_too():
+    config = parse_config(f"name: t\nlabels: {LABELS}")
+    assert findings(config) == []
+    broken = config.model_copy(update={"labels": {"background": 0}})
+    assert [finding.keys for finding in findings(broken)] == [(("labels",),)]
+
+
+def test_the_number_of_groups_is_that_of_the_network():
+    from medunet.networks import unet
+
+    assert unet.NORM_GROUPS == NORM_GROUPS

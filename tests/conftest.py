@@ -1,0 +1,127 @@
+"""A tiny data set and a tiny model, made once per session; small enough for one core and a few seconds.
+
+The images are two blobs of different brightness in noise, so a small network learns them within some dozen steps.
+Label values are not contiguous on purpose.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+SHAPE = (24, 24, 16)
+SPACING = (1.5, 1.5, 2.0)
+LABELS = {"background": 0, "organ": 4, "core": 205}
+
+
+def blob_case(seed: int, shape: tuple[int, ...] = SHAPE) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """An image (*shape) with a bright ellipsoid and a brighter one inside, and its mask in file values."""
+    rng = np.random.default_rng(seed)
+    centre = [rng.uniform(0.4, 0.6) * n for n in shape]
+    radius = [rng.uniform(0.25, 0.32) * n for n in shape]
+    grid = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
+    distance = sum(((g - c) / r) ** 2 for g, c, r in zip(grid, centre, radius, strict=True))
+    mask = np.where(distance < 0.3, LABELS["core"], np.where(distance < 1, LABELS["organ"], 0)).astype(np.uint8)
+    image = np.select([mask == LABELS["organ"], mask == LABELS["core"]], [200.0, 400.0], 0.0)
+    return (image + rng.normal(0, 20, shape)).astype(np.int16), mask
+
+
+def write_decathlon(root: Path, cases: dict[str, tuple[NDArray[Any], NDArray[Any]]], affine: NDArray[Any]) -> Path:
+    """A data set in the Decathlon layout: imagesTr, labelsTr and dataset.json."""
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    entries = []
+    for name, (image, mask) in cases.items():
+        nibabel.save(nibabel.Nifti1Image(image, affine), root / "imagesTr" / f"{name}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(mask, affine), root / "labelsTr" / f"{name}.nii.gz")
+        entries.append({"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"})
+    labels = {str(value): name for name, value in LABELS.items()}
+    content = {"name": "tiny", "modality": {"0": "CT"}, "labels": labels, "training": entries}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+def settings(root: Path) -> dict[str, Any]:
+    """The configuration of the tiny model as plain data."""
+    return {
+        "name": "tiny",
+        "deterministic": True,
+        "data": {"root": str(root), "format": "decathlon", "modality": ["CT"], "fold": 0, "folds": 3},
+        "labels": dict(LABELS),
+        "preprocess": {"orientation": "RAS", "intensity": {"name": "ct_window", "low": -100, "high": 500}},
+        "augment": {"preset": "mirror"},
+        "network": {"name": "unet", "dims": 3, "channels": [4, 8], "deep_supervision": False},
+        "train": {
+            "patch_size": [16, 16, 16],
+            "batch_size": 2,
+            "epochs": 3,
+            "iterations_per_epoch": 50,
+            "optimizer": {"name": "adamw", "lr": 0.02},
+            "precision": "fp32",
+            "workers": 0,
+        },
+        "validate": {"every": 1},
+    }
+
+
+@pytest.fixture(scope="session")
+def write_dataset() -> Callable[..., Path]:
+    """`write_dataset(root, count=6, first_seed=0, shape=..., affine=...)` makes a data set of blobs."""
+
+    def write(
+        root: Path,
+        count: int = 6,
+        first_seed: int = 0,
+        shape: tuple[int, ...] = SHAPE,
+        affine: NDArray[Any] | None = None,
+    ) -> Path:
+        cases = {f"case_{n:02d}": blob_case(first_seed + n, shape) for n in range(count)}
+        return write_decathlon(root, cases, np.diag([*SPACING, 1.0]) if affine is None else affine)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def make_config() -> Callable[..., Any]:
+    """`make_config(root, {"train.epochs": 5, ...})` gives the tiny configuration with some keys changed."""
+
+    def make(root: Path, changes: dict[str, Any] | None = None) -> Any:
+        from medunet.config.schema import Config
+
+        data = settings(root)
+        for path, value in (changes or {}).items():
+            *sections, key = path.split(".")
+            section = data
+            for name in sections:
+                section = section.setdefault(name, {})
+            section[key] = value
+        return Config.model_validate_json(json.dumps(data))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, write_dataset: Callable[..., Path]) -> Path:
+    """Six cases in the Decathlon layout; labels background 0, organ 4, core 205. Read it only."""
+    return write_dataset(tmp_path_factory.mktemp("tiny") / "data")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path, make_config: Callable[..., Any]) -> Path:
+    """The folder of a finished run on `tiny_dataset`. Read it only."""
+    from medunet.training.run import train
+
+    return train(make_config(tiny_dataset), tmp_path_factory.mktemp("tiny") / "run", device="cpu").run
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_run: Path) -> Path:
+    """The model folder of `tiny_run`. Read it only."""
+    return tiny_run / "model"

@@ -1,0 +1,196 @@
+"""Checks of what the files of a data set hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from medunet.errors import DatasetError
+from medunet.io.case import Case
+from medunet.io.check import CaseStatistics, check_cases, count_values, sampled_percentiles
+from medunet.io.manifest import read_manifest
+from medunet.labels import LabelMap
+
+DATA = Path(__file__).resolve().parents[2] / "../shared/data"
+LABELS = LabelMap.from_mapping({"background": 0, "liver": 1, "tumour": [2, 3]})
+SHAPE = (6, 5, 4)
+
+
+def image(seed=0, shape=SHAPE):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def mask(*values):
+    array = np.zeros(SHAPE, np.uint8)
+    for place, value in enumerate(values):
+        array[place] = value
+    return array
+
+
+def save(path, array, affine=None):
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+    return path
+
+
+@pytest.fixture
+def case(tmp_path):
+    """Build a case out of arrays, or of paths."""
+
+    def build(name, label=None, *images, affine=None):
+        channels = [
+            x if isinstance(x, Path) else save(tmp_path / f"{name}_{i}.nii.gz", x) for i, x in enumerate(images)
+        ]
+        if not isinstance(label, Path) and label is not None:
+            label = save(tmp_path / f"{name}_seg.nii.gz", label, affine)
+        return Case(name, tuple(channels), label)
+
+    return build
+
+
+def problems(cases, channels=1, labels=LABELS):
+    with pytest.raises(DatasetError) as caught:
+        check_cases(cases, labels, channels=channels)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_statistics_say_what_was_seen(case):
+    seen = []
+    cases = [case("a", mask(1, 2, 3), image()), case("b", mask(1), image(1))]
+    first, second = check_cases(cases, LABELS, channels=1, progress=lambda done, total: seen.append((done, total)))
+    assert (first.id, first.shape, first.spacing, first.axcodes, first.channels) == ("a", SHAPE, (1, 1, 1), "RAS", 1)
+    assert first.voxels == {"background": 60, "liver": 20, "tumour": 40}
+    assert second.voxels == {"background": 100, "liver": 20, "tumour": 0}
+    assert first.minimum == (pytest.approx(image().min()),)
+    assert first.percentiles[0] == pytest.approx(np.percentile(image(), (0.5, 50, 99.5)), rel=1e-5)
+    assert seen == [(1, 2), (2, 2)]
+
+
+def test_statistics_survive_a_round_trip_through_json(case):
+    (found,) = check_cases([case("a", mask(1, 2), image())], LABELS, channels=1)
+    assert CaseStatistics.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_cases_without_masks_are_checked_too(case):
+    (found,) = check_cases([case("a", None, image())], LABELS, channels=1)
+    assert found.voxels == {}
+
+
+def test_channels_come_from_several_files(case):
+    (found,) = check_cases([case("a", mask(1, 2), image(), image(1))], LABELS, channels=2)
+    assert (found.channels, len(found.percentiles)) == (2, 2)
+
+
+def test_every_problem_of_every_case_is_told_at_once(case, tmp_path):
+    not_finite = image()
+    not_finite[0, 0, 0] = np.nan
+    text = tmp_path / "text.nii.gz"
+    text.write_text("this is no image")
+    cases = [
+        case("good", mask(1, 2), image()),
+        case("nan", mask(1), not_finite),
+        case("broken", mask(1), text),
+        case("flat", mask(1), np.full(SHAPE, 7, np.int16)),
+        case("unknown", mask(1, 9), image()),
+        case("fraction", image(), image()),
+        case("shifted", mask(1), image(), affine=np.diag([1, 1, 3, 1])),
+        case("small", mask(1)[:3], image()),
+        case("channels", mask(1), image(), image(1)),
+    ]
+    found = problems(cases)
+    expected = {
+        "nan": "1 of 120 voxels that are NaN or infinite",
+        "broken": "cannot be read as NIfTI",
+        "flat": "every voxel is 7",
+        "unknown": "value 9, which no label names; the labels are background 0, liver 1, tumour 2/3",
+        "fraction": "holds fractions",
+        "shifted": "spacing 1 x 1 x 3 mm instead of 1 x 1 x 1 mm",
+        "small": "shape 3x5x4 instead of 6x5x4",
+        "channels": "channels is 2: the config names 1",
+    }
+    assert len(found) == len(expected)
+    for name, rule in expected.items():
+        assert any(line.startswith(name) and rule in line for line in found), name
+
+
+def test_an_image_of_zero_spacing_is_told(case, tmp_path):
+    path = save(tmp_path / "x.nii", image())
+    data = bytearray(path.read_bytes())
+    data[80:92] = np.zeros(3, np.float32).tobytes()  # pixdim[1:4]
+    path.write_bytes(data)
+    (problem,) = problems([case("zero", mask(1, 2, 3), path)])
+    assert "spacing of 0 x 0 x 0 mm" in problem
+
+
+def test_one_constant_channel_of_two_is_a_warning_only(case, caplog, monkeypatch):
+    import logging
+
+    monkeypatch.setattr(logging.getLogger("medunet"), "propagate", True)
+    check_cases([case("a", mask(1, 2), image(), np.zeros(SHAPE, np.float32))], LABELS, channels=2)
+    assert "a: channel 1 is constant" in caplog.text
+
+
+def test_a_label_that_occurs_in_no_mask_is_told(case):
+    (problem,) = problems([case("a", mask(1), image()), case("b", mask(), image(1))])
+    assert problem == "label tumour is 2/3: it occurs in no mask. Correct its value or leave it out."
+
+
+def test_masks_that_are_all_empty_are_told(case):
+    (problem,) = problems([case("a", mask(), image()), case("b", mask(), image(1))])
+    assert "every mask is empty" in problem
+
+
+def test_a_picture_among_volumes_is_told(case, tmp_path):
+    array = (np.random.default_rng(0).random((5, 7)) * 255).astype(np.uint8)
+    Image.fromarray(array).save(tmp_path / "p.png")
+    Image.fromarray(np.uint8(array > 99)).save(tmp_path / "m.png")
+    cases = [
+        case("a", mask(1, 2), image()),
+        case("b", mask(2), image(1)),
+        case("p", tmp_path / "m.png", tmp_path / "p.png"),
+    ]
+    (problem,) = problems(cases)
+    assert problem == "p: image is 7x5: most cases have 3 axes, and all must have the same number."
+
+
+def test_grey_pictures_count_as_three_channels_where_three_are_expected(case, tmp_path):
+    array = (np.random.default_rng(0).random((5, 7)) * 255).astype(np.uint8)
+    Image.fromarray(array).save(tmp_path / "p.png")
+    Image.fromarray(np.uint8(array > 99)).save(tmp_path / "m.png")
+    labels = LabelMap.from_mapping({"background": 0, "person": 1})
+    (found,) = check_cases([case("p", tmp_path / "m.png", tmp_path / "p.png")], labels, channels=3)
+    assert found.channels == 3
+
+
+@given(st.lists(st.sampled_from([0, 1, 2, 255, -3, 70_000, 2**30]), min_size=1, max_size=50))
+def test_values_are_counted_as_numpy_does(values):
+    values_, counts = np.unique(values, return_counts=True)
+    assert dict(count_values(np.asarray(values, np.int32))) == dict(zip(values_.tolist(), counts.tolist(), strict=True))
+
+
+def test_percentiles_of_large_arrays_are_sampled():
+    array = np.arange(3_000_000, dtype=np.int32).reshape(1000, 3000, order="F")
+    assert sampled_percentiles(array) == pytest.approx((15_000, 1_500_000, 2_985_000), rel=1e-3)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs the real scans in ../shared/data")
+@pytest.mark.parametrize(("name", "count"), [("cardiac_mr", 20), ("liver_ct", 2)])
+def test_real_scans_pass(name, count):
+    manifest = read_manifest(DATA / name)
+    found = check_cases(manifest.cases, LabelMap.from_mapping(manifest.label_names), channels=1)
+    assert len(found) == count
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs the real scans in ../shared/data")
+def test_photographs_pass_though_one_of_them_is_grey():
+    cases = [case for case in read_manifest(DATA / "people", channels=3) if case.id in {"1", "2", "134"}]
+    found = check_cases(cases, LabelMap.from_mapping({"background": 0, "person": 255}), channels=3)
+    assert [entry.channels for entry in found] == [3, 3, 3]
