@@ -17,6 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint con
 
 # Each pytest worker keeps to one thread, so that two workers fill two cores and no more.
 test test-slow: export OMP_NUM_THREADS ?= 1
+docs: export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -32,7 +33,6 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) $(TORCH_ARGS) torch
 	$(PIP) hatchling
 	$(PIP) --no-build-isolation --editable '.[$(EXTRAS)]'
-	$(BIN)/python -m pip check
 	@touch $@
 
 setup: $(STAMP)  ## install medunet and its tools into .venv

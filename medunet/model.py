@@ -235,7 +235,6 @@ def _parse_spec(data: bytes, path: Path) -> ModelSpec:
     try:
         content = yaml.safe_load(io.BytesIO(data))
         spec = ModelSpec.model_validate_json(json.dumps(content))
-        names = LabelMap.from_mapping(spec.labels).names
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -243,18 +242,24 @@ def _parse_spec(data: bytes, path: Path) -> ModelSpec:
             f"{path}/{SPEC_FILE} is not understood at {where or 'its top'}: {first['msg']}.",
             "It was edited, or written by a newer medunet.",
         ) from error
-    except (yaml.YAMLError, TypeError, ValueError, DataError) as error:
-        raise ModelError(f"{path}/{SPEC_FILE} is not understood: {error}", "Copy the model again.") from error
+    except (yaml.YAMLError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}/{SPEC_FILE} is no valid YAML: {error}.", "Copy the model again.") from error
+    problem = _contradiction(spec)
+    if problem:
+        raise ModelError(f"{path}/{SPEC_FILE} contradicts itself: {problem}", "It was edited; correct it.")
+    return spec
+
+
+def _contradiction(spec: ModelSpec) -> str:
+    """What does not fit together in a model.yaml, as a sentence; empty if all does."""
+    try:
+        names = LabelMap.from_mapping(spec.labels).names
+    except DataError as error:
+        return error.message
     strange = next((step.label for step in spec.postprocess if step.label not in names), None)
     if strange is not None:
-        raise ModelError(
-            f'{path}/{SPEC_FILE} cleans up "{strange}", which is none of its labels.', "The file was edited; correct it."
-        )
-    axes, dims = spec.inference.mirror_axes, spec.network.dims
-    if len(spec.inference.patch_size) != dims or any(not 0 <= axis < dims for axis in axes):
-        raise ModelError(
-            f"{path}/{SPEC_FILE} has patch_size {spec.inference.patch_size} and mirror_axes {axes}, "
-            f"which do not fit a network of {dims} axes.",
-            "The file was edited; correct it.",
-        )
-    return spec
+        return f'postprocess names "{strange}", which is none of the labels {", ".join(names)}.'
+    patch, axes, dims = spec.inference.patch_size, spec.inference.mirror_axes, spec.network.dims
+    if len(patch) != dims or any(not 0 <= axis < dims for axis in axes):
+        return f"patch_size {patch} and mirror_axes {axes} do not fit a network of {dims} axes."
+    return ""

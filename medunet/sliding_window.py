@@ -136,7 +136,13 @@ def sliding_window(
 
 
 def network_logits(
-    image: Tensor, forward: Forward, patch: Sequence[int], *, overlap: float, batch_size: int, mirror_axes: Sequence[int]
+    image: Tensor,
+    forward: Forward,
+    patch: Sequence[int],
+    *,
+    overlap: float,
+    batch_size: int,
+    mirror_axes: Sequence[int],
 ) -> Tensor:
     """Logits of an image by a network of its own rank or one less: `sliding_window` with mirrors.
 

@@ -6,7 +6,9 @@ Label values are not contiguous on purpose.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,8 @@ def blob_case(seed: int, shape: tuple[int, ...] = SHAPE) -> tuple[NDArray[np.int
     centre = [rng.uniform(0.4, 0.6) * n for n in shape]
     radius = [rng.uniform(0.25, 0.32) * n for n in shape]
     grid = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
-    distance = sum(((g - c) / r) ** 2 for g, c, r in zip(grid, centre, radius, strict=True))
+    axes = [axis for axis, n in enumerate(shape) if n > 1]
+    distance = sum(((grid[axis] - centre[axis]) / radius[axis]) ** 2 for axis in axes)
     mask = np.where(distance < 0.3, LABELS["core"], np.where(distance < 1, LABELS["organ"], 0)).astype(np.uint8)
     image = np.select([mask == LABELS["organ"], mask == LABELS["core"]], [200.0, 400.0], 0.0)
     return (image + rng.normal(0, 20, shape)).astype(np.int16), mask
@@ -69,6 +72,12 @@ def settings(root: Path) -> dict[str, Any]:
         },
         "validate": {"every": 1},
     }
+
+
+@pytest.fixture(scope="session")
+def blob() -> Callable[..., Any]:
+    """`blob(seed, shape)` gives an image and its mask; see `blob_case`."""
+    return blob_case
 
 
 @pytest.fixture(scope="session")
@@ -125,3 +134,21 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_dataset: Path, make_
 def tiny_model(tiny_run: Path) -> Path:
     """The model folder of `tiny_run`. Read it only."""
     return tiny_run / "model"
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """`full_disk("name")`: from then on nothing can be flushed to a file with `name` in its path."""
+    open_files, original = Path("/proc/self/fd"), os.fsync
+    if not open_files.exists():
+        pytest.skip("the names of open files are in /proc only")
+
+    def start(name: str) -> None:
+        def fsync(number: int) -> None:
+            if name in str((open_files / str(number)).readlink()):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            original(number)
+
+        monkeypatch.setattr("os.fsync", fsync)
+
+    return start

@@ -20,6 +20,7 @@ REQUIRED = {
     "safetensors": "safetensors",
     "scipy": "scipy",
     "SimpleITK": "SimpleITK",
+    "itk": "itk",
     "torch": "torch",
     "typer": "typer",
 }

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from medunet.cli import config, demo, doctor, evaluate, info, predict, train
-from medunet.errors import MedunetError
+from medunet.errors import Interrupted, MedunetError
 
 app = typer.Typer(
     name="medunet",
@@ -52,10 +52,11 @@ def options(
     """Train and run U-Nets on CT, MR and pictures."""
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO
     handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(level)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("medunet")
     logger.handlers[:] = [handler]
-    logger.setLevel(level)
+    logger.setLevel(min(level, logging.INFO))  # train.log has more than a quiet terminal
     logger.propagate = False
 
 
@@ -69,9 +70,11 @@ def main() -> None:
             raise
         print(f"medunet: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
+        if isinstance(end, SystemExit) and end.code != Interrupted.exit_code:  # Typer turns Ctrl-C into an exit
+            raise
         print("medunet: stopped.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(Interrupted.exit_code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -68,10 +68,9 @@ def predict(
         reports = run(predictor, source, output, options, progress=lambda done, total, _: advance(done, total))
     failed = [entry for entry in reports if entry.status == "failed"]
     for entry in reports:
-        for warning in entry.warnings:
-            print(f"{entry.case}: {warning}", file=sys.stderr)
         for written in entry.outputs:
             print(written["path"])
-    if failed:
+    if failed and len(reports) > 1:
         print(f"medunet: {len(failed)} of {len(reports)} cases failed.", file=sys.stderr)
+    if failed:
         raise typer.Exit(1 if len(failed) == len(reports) else 3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,13 +19,29 @@ def _console() -> Any:
 
 
 @contextmanager
-def counted(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that counts; yields `advance(done, total)`."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _drawn(*columns: Any) -> Iterator[Any]:
+    """A rich progress display; log lines appear above it instead of in its middle."""
+    from rich.progress import Progress
 
     console = _console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    handlers = [each for each in logging.getLogger("medunet").handlers if type(each) is logging.StreamHandler]
+    streams = [handler.stream for handler in handlers]
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        for handler in handlers:
+            handler.setStream(sys.stderr)  # rich has put a proxy in its place
+        try:
+            yield bar
+        finally:
+            for handler, stream in zip(handlers, streams, strict=True):
+                handler.setStream(stream)
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that counts; yields `advance(done, total)`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    with _drawn(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -31,13 +49,12 @@ def counted(what: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def training_bar() -> Iterator[Observer]:
     """An observer that draws: stages first, then loss, Dice, speed and the time that is left."""
-    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.progress import BarColumn, TextColumn
 
     from medunet.training.observe import Observer, Step
 
-    console = _console()
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    with _drawn(*columns) as bar:
         task = bar.add_task("starting", total=None, text="")
 
         class Bar(Observer):

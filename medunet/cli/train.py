@@ -44,6 +44,6 @@ def _fold(text: str | None) -> int | None:
 
     if text is None:
         return None
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise UsageError(f'--fold is "{text}"; it must be a whole number from 0.', "Train the folds one by one.")
     return int(text)

@@ -7,6 +7,7 @@ learn shape and place. Knows nothing of the trunk around it but the cavity's wal
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,7 +83,7 @@ def _paint_colon(canvas: Canvas, path: Path, contrast: Contrast, rng: np.random.
     stool = np.clip(10.0 + 70.0 * waves(_points(part), rng, 22.0) + 60.0 * part.texture, -420.0, 90.0)
     part.paint(colon + 2.8, stool)
     pockets = waves(_points(part), rng, 75.0) * 14.0 + 5.0
-    part.paint(both(colon + 3.2, (pockets - 0.35 * (part.y - 10.0)).astype(np.float32)), -900.0)
+    part.paint(both(colon + 3.2, pockets - 0.35 * (part.y - 10.0)), -900.0)
 
 
 def paint_stomach(canvas: Canvas, contrast: Contrast, rng: np.random.Generator) -> None:
@@ -97,17 +98,8 @@ def paint_stomach(canvas: Canvas, contrast: Contrast, rng: np.random.Generator) 
     part.paint(tube(part, duodenum, 6.0), contrast.bowel)
     part.paint(tube(part, duodenum, 6.0) + 3.0, 25.0)
     size = rng.uniform(0.8, 1.1)
-    stomach = _moved(
-        [
-            (-56, -14, 46, 36 * size),
-            (-62, 14, 24, 33 * size),
-            (-44, 40, -4, 25 * size),
-            (-6, 46, -22, 18),
-            (26, 32, -16, 12),
-        ],
-        rng,
-        4.0,
-    )
+    fundus = [(-56, -14, 46, 36 * size), (-62, 14, 24, 33 * size), (-44, 40, -4, 25 * size)]
+    stomach = _moved([*fundus, (-6, 46, -22, 18), (26, 32, -16, 12)], rng, 4.0)
     part = canvas.near(*path_box(stomach))
     bag = both(tube(part, stomach, 18.0), both(part.wall + 5.0, part.z - part.dome + 5.0, 8.0), 8.0)
     bag = bag + 2.0 * waves(_points(part), rng, 45.0)
@@ -120,11 +112,11 @@ def paint_stomach(canvas: Canvas, contrast: Contrast, rng: np.random.Generator) 
 def paint_spleen(canvas: Canvas, contrast: Contrast, roof: float, rng: np.random.Generator) -> None:
     """A crescent between the left posterior wall, the diaphragm, the stomach and the kidney."""
     part = canvas.near((-150, -110, -70), (-30, 50, 110))
-    size = rng.uniform(0.95, 1.22)
+    size = rng.uniform(1.0, 1.25)
     centre = (-112.0, -48.0 + rng.normal(0, 4), roof - 42.0 + rng.normal(0, 6))
     body = ellipsoid(part, centre, (58.0 * size, 52.0 * size, 45.0 * size), turn=0.5)
     hollow = ellipsoid(part, (-46.0, -4.0, centre[2]), (40.0, 48.0, 90.0), turn=0.3)
-    crescent = both(-(part.wall + rng.uniform(36, 44)), -hollow, 10.0)
+    crescent = both(-(part.wall + rng.uniform(40, 48)), -hollow, 10.0)
     body = both(body, crescent, 10.0) + 2.2 * waves(_points(part), rng, 48.0)
     spleen = both(both(body, part.wall + 2.0, 6.0), part.z - part.dome + 4.0, 6.0)
     part.paint(spleen, contrast.spleen + 2.0 * part.texture, SPLEEN)
@@ -134,27 +126,32 @@ def paint_liver(canvas: Canvas, contrast: Contrast, rng: np.random.Generator) ->
     """The liver below the right diaphragm, its vessels, 0 to 3 tumours, the gallbladder."""
     part = canvas.near((-90, -110, -120), (150, 110, 110))
     tip, slope = rng.uniform(-92, -62), rng.uniform(0.46, 0.60)
-    angle, offset = rng.normal(0.56, 0.09), rng.normal(0, 6)
-    under = (tip + slope * (125.0 - part.x) - 0.10 * part.y - part.z) / np.hypot(1.0, slope)
-    medial = -((part.x - 28.0 - offset) * np.cos(angle) + (part.y + 45.0) * np.sin(angle))
-    lobes = both(under.astype(np.float32), medial.astype(np.float32), 22.0)
-    caudate = ellipsoid(part, (22.0, -6.0, 18.0), (20.0, 14.0, 24.0))
-    lobes = either(lobes, caudate, 6.0) + 3.0 * waves(_points(part), rng, 60.0)
-    liver = both(both(lobes, part.wall + 2.0, 14.0), part.z - part.dome + 4.0, 14.0)
-    bend = part.x + 6.0 - 0.25 * (part.y - 30.0) + 4.0 * waves(_points(part), rng, 40.0)
-    fissure = both(np.abs(bend) - 1.0, both(32.0 - part.y, part.z - 8.0), 4.0)
-    liver = both(liver, -fissure, 5.0)
-    bed = ellipsoid(part, (46.0, -66.0, -48.0), (46.0, 34.0, 72.0), turn=-0.3)
-    liver = both(liver, -bed, 10.0).astype(np.float32)
-    part.paint(liver, contrast.liver + 2.5 * part.texture, LIVER)
-    _paint_vessels(part, liver, contrast.blood - 12.0, rng)
-    _paint_tumours(part, liver, rng)
+    under = (tip + slope * (125.0 - part.x) - 0.10 * part.y - part.z) / math.hypot(1.0, slope)
+    liver = _liver_shape(part, under, rng)
     if rng.uniform() < 0.85:
         x = 48.0 + rng.normal(0, 5)
         centre = (x, 42.0 + rng.normal(0, 5), tip + slope * (125.0 - x) - 9.0)
         bladder = ellipsoid(part, centre, (12.0, 27.0 * rng.uniform(0.8, 1.2), 13.0), turn=0.35)
         part.paint(bladder, 60.0)
         part.paint(bladder + 2.0, 8.0)
+        liver = both(liver, -bladder)
+    part.paint(liver, contrast.liver + 2.5 * part.texture, LIVER)
+    bend = part.x + 6.0 - 0.25 * (part.y - 30.0) + 4.0 * waves(_points(part), rng, 40.0)
+    fissure = both(np.abs(bend) - 0.8, both(32.0 - part.y, part.z - 8.0), 4.0)
+    part.paint(both(fissure, liver), FAT, None, strength=0.5)
+    _paint_vessels(part, liver, contrast.blood - 12.0, rng)
+    _paint_tumours(part, liver, rng)
+
+
+def _liver_shape(part: Canvas, under: Field, rng: np.random.Generator) -> Field:
+    """What the wall, the diaphragm, the slanting lower face and the face towards the left leave of the right side."""
+    angle, offset = rng.normal(0.56, 0.09), rng.normal(0, 6)
+    medial = -((part.x - 28.0 - offset) * math.cos(angle) + (part.y + 45.0) * math.sin(angle))
+    caudate = ellipsoid(part, (22.0, -6.0, 18.0), (20.0, 14.0, 24.0))
+    lobes = either(both(under, medial, 22.0), caudate, 6.0) + 3.0 * waves(_points(part), rng, 60.0)
+    liver = both(both(lobes, part.wall + 2.0, 14.0), part.z - part.dome + 4.0, 14.0)
+    kidney_bed = ellipsoid(part, (46.0, -66.0, -48.0), (46.0, 34.0, 72.0), turn=-0.3)
+    return both(liver, -kidney_bed, 10.0)
 
 
 def _grow(start: list[float], heading: list[float], radius: float, depth: int, rng: np.random.Generator) -> list[Path]:
@@ -171,11 +168,10 @@ def _grow(start: list[float], heading: list[float], radius: float, depth: int, r
 
 
 def _paint_vessels(part: Canvas, liver: Field, value: float, rng: np.random.Generator) -> None:
-    roof = 40.0
     pieces = _grow([38.0, 8.0, 0.0], [1.0, -0.3, 0.25], 6.5, 3, rng)
     pieces += _grow([34.0, 10.0, 2.0], [-0.6, 1.0, 0.4], 5.0, 2, rng)
     for heading in ([1.0, -0.1, -0.45], [0.6, 1.0, -0.5], [-0.5, 1.0, -0.4]):
-        pieces += _grow([22.0, -4.0, roof], heading, 6.0, 2, rng)
+        pieces += _grow([22.0, -4.0, 40.0], heading, 6.0, 2, rng)
     inside = replace(part, wall=liver)
     for path in pieces:
         box = inside.near(*path_box(path), margin=12.0)
@@ -187,8 +183,8 @@ def _paint_tumours(part: Canvas, liver: Field, rng: np.random.Generator) -> None
     inside = replace(part, wall=liver)
     for _ in range(int(rng.choice(4, p=[0.15, 0.3, 0.3, 0.25]))):
         radius = rng.uniform(4.5, 17.5)
-        radii = radius * np.asarray([rng.uniform(0.85, 1.0), rng.uniform(0.85, 1.0), 1.0])
-        aim = rng.uniform((0.0, -70.0, -60.0), (125.0, 70.0, 60.0))
+        radii = (radius * rng.uniform(0.85, 1.0), radius * rng.uniform(0.85, 1.0), radius)
+        aim = rng.uniform((0.0, -70.0, -60.0), (125.0, 70.0, 60.0)).tolist()
         value, rim, turn = rng.uniform(60, 75), rng.uniform() < 0.4, rng.uniform(0.0, 3.0)
         bumps = np.random.default_rng(rng.integers(2**32))
         centre = _deep_point(part, liver, aim, 0.7 * radius + 2.0)
@@ -203,7 +199,9 @@ def _paint_tumours(part: Canvas, liver: Field, rng: np.random.Generator) -> None
 
 
 def _deep_point(part: Canvas, liver: Field, aim: Point, depth: float) -> list[float] | None:
-    """The point nearest to `aim` that lies `depth` millimetres inside the liver, outside other tumours; None if none."""
+    """The point nearest to `aim` that lies `depth` millimetres inside the liver; None where no voxel does."""
+    if part.hu.size == 0:
+        return None
     distance = (part.x - aim[0]) ** 2 + (part.y - aim[1]) ** 2 + (part.z - aim[2]) ** 2
     distance = np.where((liver < -depth) & (part.labels == LIVER), distance, np.inf)
     nearest = np.unravel_index(int(np.argmin(distance)), distance.shape)
@@ -220,7 +218,7 @@ def paint_kidneys(canvas: Canvas, contrast: Contrast, rng: np.random.Generator) 
 
 def _paint_kidney(part: Canvas, centre: Point, side: float, contrast: Contrast, rng: np.random.Generator) -> None:
     """Fat capsule, cortex, medullary pyramids, sinus fat and pelvis."""
-    radii = rng.uniform((24.0, 21.5, 48.5), (29.0, 26.0, 59.0))
+    radii = rng.uniform((24.0, 21.5, 48.5), (29.0, 26.0, 59.0)).tolist()
     turn, tilt = side * rng.uniform(0.35, 0.7), -side * rng.uniform(0.12, 0.28)
     kidney = ellipsoid(part, centre, radii, turn, tilt) + 1.3 * waves(_points(part), rng, 40.0)
     pyramids = 4.0 * waves(_points(part), rng, 26.0)

@@ -7,11 +7,13 @@ vertebra), values are Hounsfield units. Knows nothing of organs with labels.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
-from medunet.demo.shapes import Canvas, Field, both, coverage, either, ellipsoid, path_box, tube, waves
+from medunet.demo.shapes import Canvas, Field, both, coverage, either, ellipsoid, oval, path_box, tube, waves
 
 MUSCLE = 55.0
 FAT = -100.0
@@ -62,19 +64,19 @@ class Build:
 
 def spine_y(z: Field) -> Field:
     """Where the middle of the vertebral bodies runs: the lumbar spine bends forward."""
-    return (SPINE_Y + 7.0 * np.cos((z + 70.0) / 75.0)).astype(np.float32)
+    return np.asarray(SPINE_Y + 7.0 * np.cos((z + 70.0) / 75.0))
 
 
 def wall_distance(x: Field, y: Field, z: Field, build: Build) -> Field:
     """Millimetres outside the cavity's boundary, about; negative inside."""
-    low = 1.0 / (1.0 + np.exp((z + 20.0) / 25.0))
+    low = expit(-(z + 20.0) / 25.0)
     front = HALF_DEPTH + build.belly * low
     depth = np.where(y > 0, front, HALF_DEPTH - 2.0)
-    width = HALF_WIDTH * (1.0 - 0.10 / (1.0 + np.exp((95.0 - z) / 20.0)))
-    power = 2.25 + 0.55 / (1.0 + np.exp(y / 15.0))
+    width = HALF_WIDTH * (1.0 - 0.10 * expit((z - 95.0) / 20.0))
+    power = 2.25 + 0.55 * expit(-y / 15.0)
     radius = ((np.abs(x) / width) ** power + (np.abs(y) / depth) ** power) ** (1.0 / power)
     slope = np.hypot(np.gradient(radius, axis=0) / _steps(x, 0), np.gradient(radius, axis=1) / _steps(y, 1))
-    return ((radius - 1.0) / np.maximum(slope, 0.003)).astype(np.float32)
+    return np.asarray((radius - 1.0) / np.maximum(slope, 0.003))
 
 
 def _steps(axis: Field, number: int) -> Field:
@@ -92,26 +94,25 @@ def dome_height(x: Field, y: Field, build: Build) -> Field:
         top - fall * (((x - centre_x) / width) ** 2 + ((y - centre_y) / depth) ** 2)
         for centre_x, centre_y, width, depth, top, fall in halves
     ]
-    return either(either(-heights[0], -heights[1], 25.0), -heights[2], 25.0).astype(np.float32) * np.float32(-1.0)
+    return both(both(heights[0], heights[1], 25.0), heights[2], 25.0)
 
 
 def paint_trunk(canvas: Canvas, build: Build, rng: np.random.Generator) -> None:
     """Everything that stands before the organs: skin, fat, wall muscles, cavity, lungs, heart."""
     wall = canvas.wall
-    height = 1.0 / (1.0 + np.exp((canvas.z - 40.0) / 30.0))
-    behind = 1.0 / (1.0 + np.exp((canvas.y + 60.0) / 18.0))
-    front = 1.0 / (1.0 + np.exp((45.0 - canvas.y) / 18.0))
-    fat = build.fat * (0.45 + 0.55 * height) * (1.0 + 0.35 * behind + 0.35 * front * height)
+    low = expit((40.0 - canvas.z) / 30.0)
+    behind = expit(-(canvas.y + 60.0) / 18.0)
+    front = expit((canvas.y - 45.0) / 18.0)
+    fat = build.fat * (0.45 + 0.55 * low) * (1.0 + 0.35 * behind + 0.35 * front * low)
     muscle = 10.0 + 1.8 * waves((canvas.x, canvas.y, canvas.z), rng, 90.0)
-    body = (wall - muscle - fat).astype(np.float32)
+    body = wall - muscle - fat
     canvas.paint(body, 45.0)
-    canvas.paint(body + np.float32(2.2), FAT - 5.0 + 4.0 * canvas.texture)
-    canvas.paint((wall - muscle).astype(np.float32), MUSCLE)
+    canvas.paint(body + 2.2, FAT - 5.0 + 4.0 * canvas.texture)
+    canvas.paint(wall - muscle, MUSCLE)
     for depth in (3.5, 7.5):
-        sheet = np.abs(wall - np.float32(depth)) - np.float32(0.5)
-        canvas.paint(sheet.astype(np.float32), FAT, strength=0.5)
+        canvas.paint(np.abs(wall - depth) - 0.5, FAT, strength=0.5)
     mottle = 60.0 * np.maximum(canvas.texture - 0.8, 0.0)
-    canvas.paint(wall, FAT - 5.0 + mottle.astype(np.float32))
+    canvas.paint(wall, FAT - 5.0 + mottle)
     _paint_chest(canvas, build, rng)
 
 
@@ -136,70 +137,63 @@ def _paint_chest(canvas: Canvas, build: Build, rng: np.random.Generator) -> None
 
 def paint_muscles(canvas: Canvas) -> None:
     """The muscles along the spine: erector spinae, psoas, quadratus lumborum, crura."""
-    y = canvas.y - spine_y(canvas.z)
-    low = np.maximum(-canvas.z, 0.0)
-    inner = (canvas.wall - np.float32(9.0)).astype(np.float32)
-    between = (np.sqrt((canvas.x / 9.0) ** 2 + ((y + 42.0) / 22.0) ** 2) - 1.0) * 9.0
-    canvas.paint(both(between.astype(np.float32), inner), MUSCLE - 20.0)
-    for side in (-1.0, 1.0):
-        x = canvas.x * np.float32(side)
-        erector = (np.sqrt(((x - 31.0) / 30.0) ** 2 + ((y + 40.0) / 20.0) ** 2) - 1.0) * 20.0
-        canvas.paint(both(erector.astype(np.float32), inner), MUSCLE - 25.0 * np.maximum(canvas.texture - 0.9, 0.0))
-        width = 6.0 + 0.17 * low
-        psoas = both((np.hypot(x - 27.0 - 0.12 * low, (y + 2.0) * 0.85) - width).astype(np.float32), canvas.z - 5.0)
-        canvas.paint(psoas, MUSCLE + 3.0)
-        square = np.sqrt(((x - 54.0) / 18.0) ** 2 + ((y + 27.0 - 0.25 * (x - 54.0)) / 7.0) ** 2) - 1.0
-        canvas.paint(both((square * 7.0).astype(np.float32), canvas.z + 25.0), MUSCLE)
-        crus = np.sqrt(((x - 19.0 - 0.1 * canvas.z) / 4.5) ** 2 + ((y - 22.0) / 13.0) ** 2) - 1.0
-        canvas.paint(both((crus * 4.5).astype(np.float32), np.abs(canvas.z) - 35.0), MUSCLE + 5.0)
+    y, z = canvas.y - spine_y(canvas.z), canvas.z
+    low = np.maximum(-z, 0.0)
+    inner = canvas.wall - 9.0
+    streaky = MUSCLE - 25.0 * np.maximum(canvas.texture - 0.9, 0.0)
+    canvas.paint(both(oval(canvas.x, y + 42.0, 9.0, 22.0), inner), MUSCLE - 20.0)
+    for x in (canvas.x, -canvas.x):
+        canvas.paint(both(oval(x - 31.0, y + 40.0, 30.0, 20.0), inner), streaky)
+        psoas = np.hypot(x - 27.0 - 0.12 * low, 0.85 * (y + 2.0)) - 6.0 - 0.17 * low
+        canvas.paint(both(psoas, z - 5.0), MUSCLE + 3.0)
+        quadratus = oval(x - 54.0, y + 27.0 - 0.25 * (x - 54.0), 18.0, 7.0)
+        canvas.paint(both(quadratus, z + 25.0), MUSCLE)
+        crus = oval(x - 19.0 - 0.1 * z, y - 22.0, 4.5, 13.0)
+        canvas.paint(both(crus, np.abs(z) - 35.0), MUSCLE + 5.0)
 
 
 def paint_spine(canvas: Canvas, build: Build) -> None:
     """Vertebrae with discs, canal, processes."""
     part = canvas.near((-50, -150, -400), (50, 0, 400))
     x, y = part.x, part.y - spine_y(part.z)
-    level = np.mod(part.z + np.float32(build.vertebra_shift), VERTEBRA_HEIGHT) - VERTEBRA_HEIGHT / 2
-    waist = 1.0 + 0.10 * np.abs(level / 13.0) ** 2
-    radius = np.sqrt((x / (21.0 * waist)) ** 2 + (y / (16.0 * waist)) ** 2)
-    column = ((radius - 1.0) * 16.0).astype(np.float32)
-    end = (np.abs(level) - 13.5).astype(np.float32)
+    level = np.mod(part.z + build.vertebra_shift, VERTEBRA_HEIGHT) - VERTEBRA_HEIGHT / 2
+    waist = 1.0 + 0.10 * (level / 13.0) ** 2
+    column = oval(x / waist, y / waist, 21.0, 16.0)
+    end = np.abs(level) - 13.5
     part.paint(column, 95.0)
-    part.paint(both(column, end), 520.0)
+    part.paint(both(column, end), 750.0)
     part.paint(both(column + 2.0, end + 1.2), 175.0 + 22.0 * part.texture)
-    _paint_arch(part, x, y, level.astype(np.float32))
+    _paint_arch(part, x, y, level)
 
 
 def _paint_arch(part: Canvas, x: Field, y: Field, level: Field) -> None:
-    canal = ((np.sqrt((x / 12.0) ** 2 + ((y + 24.0) / 9.5) ** 2) - 1.0) * 9.5).astype(np.float32)
+    canal = oval(x, y + 24.0, 12.0, 9.5)
     arch = both(canal - 5.5, np.abs(level) - 11.0, 3.0)
     lowered = level + 0.35 * (-y - 34.0)
     spinous = both(np.abs(x) - 3.6, both(np.abs(y + 48.0) - 17.0, np.abs(lowered) - 9.0), 4.0)
     transverse = both(np.abs(x) - 37.0, np.hypot(level - 3.0, y + 24.0 + 0.15 * np.abs(x)) - 6.0, 3.0)
-    facets = np.sqrt(((np.abs(x) - 17.0) / 6.0) ** 2 + ((y + 31.0) / 8.0) ** 2 + (level / 14.0) ** 2) * 6.0 - 6.0
-    bone = either(either(arch, spinous), either(transverse, facets), 2.0).astype(np.float32)
-    part.paint(bone, 480.0)
+    facets = both(oval(np.abs(x) - 17.0, y + 31.0, 6.0, 8.0), np.abs(level) - 12.0, 3.0)
+    bone = either(either(arch, spinous), either(transverse, facets), 2.0)
+    part.paint(bone, 700.0)
     part.paint(bone + 2.6, 240.0)
     part.paint(canal, 28.0)
-    cord = (np.sqrt((x / 5.5) ** 2 + ((y + 24.0) / 4.5) ** 2) * 4.5 - 4.5).astype(np.float32)
-    part.paint(cord, 45.0)
+    part.paint(oval(x, y + 24.0, 5.5, 4.5), 45.0)
 
 
 def paint_ribs(canvas: Canvas, build: Build) -> None:
     """Ribs that slope down and forward within the wall, the costal cartilages, the sternum."""
-    around = np.arctan2(np.abs(canvas.x), -(canvas.y + 20.0)) / np.float32(np.pi)
-    middle = canvas.wall - np.float32(4.5)
-    fall = canvas.z + np.float32(build.rib_shift) + 165.0 * np.minimum(around, 0.75)
+    around = np.arctan2(np.abs(canvas.x), -(canvas.y + 20.0)) / math.pi
+    middle = canvas.wall - 4.5
+    fall = canvas.z + build.rib_shift + 165.0 * np.minimum(around, 0.75)
     level = np.mod(fall, 30.0) - 15.0
     margin = -62.0 + 150.0 * np.maximum(around - 0.30, 0.0)
-    rib = (np.sqrt((level / 7.0) ** 2 + (middle / 3.6) ** 2) - 1.0) * 3.6
-    rib = both(both(rib.astype(np.float32), (margin - canvas.z).astype(np.float32)), 12.0 - 200.0 * around)
-    bony = both(rib, (around - 0.74) * 200.0).astype(np.float32)
+    rib = both(both(oval(level, middle, 7.0, 3.6), margin - canvas.z), 12.0 - 200.0 * around)
+    bony = both(rib, 200.0 * (around - 0.74))
     canvas.paint(rib, 105.0)
-    canvas.paint(bony, 560.0)
+    canvas.paint(bony, 750.0)
     canvas.paint(bony + 1.8, 200.0)
     sternum = both(np.abs(canvas.x) - 15.0, both(np.abs(middle) - 4.5, 92.0 - canvas.z), 3.0)
-    sternum = both(sternum, -canvas.y)
-    canvas.paint(sternum.astype(np.float32), 330.0)
+    canvas.paint(both(sternum, -canvas.y), 330.0)
 
 
 def paint_table(hu: Field, x: Field, y: Field) -> None:
@@ -211,6 +205,5 @@ def paint_table(hu: Field, x: Field, y: Field) -> None:
     arc = y[None, :] - (back - 9.0 + (x[:, None] / 330.0) ** 2 * 70.0)
     outer = np.maximum(np.maximum(arc, -arc - 26.0), np.abs(x[:, None]) - 205.0)
     air = np.clip((-700.0 - hu) / 300.0, 0.0, 1.0)
-    for shape, value in ((outer, 250.0), (outer + 3.0, -945.0)):
-        cover = coverage(np.repeat(shape[:, :, None], 2, axis=2).astype(np.float32))[:, :, :1]
-        hu += cover * air * (np.float32(value) - hu)
+    for shape, value in ((outer, -20.0), (outer + 8.0, -945.0)):
+        hu += coverage(shape)[:, :, None] * air * (value - hu)

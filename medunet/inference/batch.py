@@ -19,14 +19,15 @@ from medunet.errors import DeviceError, MedunetError, UsageError
 from medunet.export.nifti import write_nifti_array
 from medunet.inference.inputs import Input, find_inputs
 from medunet.inference.memory import peak_bytes, reset_peak
-from medunet.inference.predictor import Prediction, Predictor
-from medunet.io.files import ITK, NIFTI, image_ending
+from medunet.inference.predictor import MASKS, Predictor
+from medunet.io.files import NIFTI, image_ending, stem
 from medunet.model import library_versions
 
 logger = logging.getLogger("medunet")
 
 FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd"}
 REPORT_FILE = "predict.json"
+_ENDINGS = {"nifti": NIFTI, "nrrd": (".nrrd", ".mha")}
 
 
 @dataclass
@@ -36,7 +37,7 @@ class CaseReport:
     Attributes:
         case: id.
         input: path it was read from.
-        status: "done", "failed" or "skipped" (its outputs were there).
+        status: "done", "failed" or "skipped" (its outputs were there already; they are listed all the same).
         seconds: from reading to the last byte written.
         peak_memory_bytes: of the process while working on it; null where the system does not tell.
         volumes_ml: per structure.
@@ -65,7 +66,7 @@ class Options:
         formats: keys of `FORMATS`.
         series: which DICOM series: UID, text of its description, or "largest".
         probabilities: write `CASE_prob.nii.gz` too, one volume per label on the fourth axis.
-        skip_existing: leave cases alone whose outputs are there.
+        skip_existing: leave cases alone whose outputs are all there.
         report: where the report goes; None: `predict.json` in an output folder, none beside a single file.
     """
 
@@ -100,15 +101,12 @@ def predict(
         One report per case, failed ones included.
 
     Raises:
-        UsageError: no input, an unknown format, a single output file for several cases.
+        UsageError: no input, an unknown format, a single output file for several cases, output over input.
         OutputError: the output folder or report cannot be written.
     """
-    options = options or Options()
-    output = Path(output)
-    unknown = [name for name in options.formats if name not in FORMATS]
-    if unknown:
-        raise UsageError(f'"{unknown[0]}" is no output format.', f"The formats are {', '.join(FORMATS)}.")
-    inputs = find_inputs(Path(source), channels=len(predictor.spec.modality))
+    source, output, options = Path(source), Path(output), options or Options()
+    _check_output(source, output, options)
+    inputs = find_inputs(source, channels=len(predictor.spec.modality))
     targets = _targets(inputs, output, options)
     report_path = options.report or (None if _is_file(output) else output / REPORT_FILE)
     header = _header(predictor)
@@ -125,11 +123,49 @@ def predict(
 
 
 def _is_file(output: Path) -> bool:
-    return image_ending(output) in NIFTI + ITK and not output.is_dir()
+    return image_ending(output) != "" and not output.is_dir()
 
 
-def _targets(inputs: Sequence[Input], output: Path, options: Options) -> list[list[Path]]:
+def _check_output(source: Path, output: Path, options: Options) -> None:
+    """Refuse before anything is computed what could only end in a lost or misnamed file."""
+    unknown = [name for name in options.formats if name not in FORMATS]
+    if unknown or not options.formats:
+        what = f'"{unknown[0]}" is no output format.' if unknown else "No output format was given."
+        raise UsageError(what, f"The formats are {', '.join(FORMATS)}.")
+    if source.resolve() == output.resolve():
+        raise UsageError(
+            f"{output} is input and output; images would be overwritten, or masks taken for images next time.",
+            "Give another path with -o.",
+        )
+    if not _is_file(output):
+        return
+    if image_ending(output) not in MASKS:
+        raise UsageError(f"A mask cannot be written to {output}.", f"Use {', '.join(MASKS)}, or give a folder.")
+    wanted = options.formats[0]
+    if wanted != Options().formats[0] and image_ending(output) not in _ENDINGS[wanted]:
+        raise UsageError(f"{output} has not the ending of the format {wanted}.", "Leave out -f, or change the name.")
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """Files that one case becomes."""
+
+    masks: tuple[Path, ...]
+    probabilities: Path | None
+
+    def all_there(self) -> bool:
+        return all(path.is_file() for path in self.paths())
+
+    def paths(self) -> list[Path]:
+        return [*self.masks, *([self.probabilities] if self.probabilities else [])]
+
+
+def _targets(inputs: Sequence[Input], output: Path, options: Options) -> list[_Targets]:
     """Output files per case."""
+
+    def probabilities(folder: Path, name: str) -> Path | None:
+        return folder / f"{name}_prob.nii.gz" if options.probabilities else None
+
     if _is_file(output):
         if len(inputs) > 1 or len(options.formats) > 1:
             raise UsageError(
@@ -137,9 +173,15 @@ def _targets(inputs: Sequence[Input], output: Path, options: Options) -> list[li
                 "Give a folder with -o.",
             )
         make_folder(output.parent)
-        return [[output]]
+        return [_Targets((output,), probabilities(output.parent, stem(output).removesuffix("_seg")))]
     make_folder(output)
-    return [[output / f"{entry.id}_seg{FORMATS[name]}" for name in options.formats] for entry in inputs]
+    return [
+        _Targets(
+            tuple(output / f"{entry.id}_seg{FORMATS[name]}" for name in dict.fromkeys(options.formats)),
+            probabilities(output, entry.id),
+        )
+        for entry in inputs
+    ]
 
 
 def _header(predictor: Predictor) -> dict[str, Any]:
@@ -157,10 +199,12 @@ def _header(predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _predict_case(predictor: Predictor, entry: Input, targets: list[Path], options: Options) -> CaseReport:
+def _predict_case(predictor: Predictor, entry: Input, targets: _Targets, options: Options) -> CaseReport:
     report = CaseReport(entry.id, str(entry.paths[0]))
-    if options.skip_existing and all(target.is_file() for target in targets):
+    if options.skip_existing and targets.all_there():
         report.status = "skipped"
+        for path in targets.paths():
+            _note(report, path)
         return report
     start = time.monotonic()
     reset_peak()
@@ -168,15 +212,18 @@ def _predict_case(predictor: Predictor, entry: Input, targets: list[Path], optio
         volume = entry.read(options.series, channels=len(predictor.spec.modality))
         report.warnings.extend([*entry.notes, *volume.source.notes])
         prediction = predictor(volume, probabilities=options.probabilities)
-        for target in targets:
+        for target in targets.masks:
             _note(report, prediction.save(target))
-        if options.probabilities:
-            _note(report, _write_probabilities(prediction, targets[0]))
+        if targets.probabilities is not None and prediction.probabilities is not None:
+            values, path = prediction.probabilities, targets.probabilities
+            _note(report, write_nifti_array(values, prediction.geometry, prediction.source, path))
         report.volumes_ml = {name: round(ml, 3) for name, ml in prediction.volumes_ml().items()}
-        if not any(report.volumes_ml.values()):
+        if not prediction.array.any():
             report.warnings.append("No structure was found; the mask is empty.")
         report.status = "done"
-    except (MedunetError, MemoryError, OSError) as error:
+        for warning in report.warnings:
+            logger.warning("%s: %s", entry.id, warning)
+    except Exception as error:  # whatever is wrong with one case, the others are worth their masks
         _note_failure(report, error)
     report.seconds = round(time.monotonic() - start, 3)
     report.peak_memory_bytes = peak_bytes()
@@ -190,16 +237,10 @@ def _note(report: CaseReport, path: Path) -> None:
 def _note_failure(report: CaseReport, error: Exception) -> None:
     if isinstance(error, MemoryError):
         error = DeviceError("The computer ran out of memory.", "Close other programs, or predict on a larger one.")
-    report.error = error.message if isinstance(error, MedunetError) else f"{type(error).__name__}: {error}"
-    report.hint = error.hint if isinstance(error, MedunetError) else ""
-    logger.error("%s failed: %s %s", report.case, report.error, report.hint)
-
-
-def _write_probabilities(prediction: Prediction, target: Path) -> Path:
-    ending = image_ending(target)
-    name = target.name[: len(target.name) - len(ending)].removesuffix("_seg")
-    if prediction.probabilities is None:
-        raise UsageError("Probabilities were not kept.")
-    return write_nifti_array(
-        prediction.probabilities, prediction.geometry, prediction.source, target.with_name(f"{name}_prob.nii.gz")
-    )
+    if isinstance(error, MedunetError):
+        report.error, report.hint = error.message, error.hint
+    else:
+        report.error = f"Something unexpected went wrong: {type(error).__name__}: {error}"
+        report.hint = "Please report this, with what -v prints."
+        logger.debug("%s", report.case, exc_info=error)
+    logger.error("%s failed: %s", report.case, error if isinstance(error, MedunetError) else report.error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medunet.errors import DataError, UsageError
@@ -48,11 +48,23 @@ class Input:
             DataError: it cannot be read, or has another number of files than the model has channels.
         """
         if self.series:
-            return read_series(choose(self.series, select))
-        if len(self.paths) not in (1, channels):
+            chosen = choose(self.series, select)
+            volume = read_series(chosen)
+            others = tuple(
+                f"Series {other.title} was left out{': ' if other.verdict else ''}{other.verdict}."
+                for other in self.series
+                if other is not chosen
+            )
+            return replace(volume, source=replace(volume.source, notes=volume.source.notes + others))
+        numbers = [match["channel"] for path in self.paths if (match := _CHANNEL.match(stem(path)))]
+        if len(self.paths) > 1 and numbers != [f"{number:04d}" for number in range(channels)]:
             names = ", ".join(path.name for path in self.paths)
-            raise DataError(f"The model takes {channels} channels, but case {self.id} has the files {names}.")
-        return read_volume(self.paths, channels=channels)
+            raise DataError(
+                f"The model takes {channels} channel{'s' if channels > 1 else ''}, but case {self.id} has the files "
+                f"{names}.",
+                f"Name one file per channel {self.id}_0000, {self.id}_0001 and so on, or put all in one file.",
+            )
+        return read_volume(self.paths, select=select, channels=channels)
 
 
 def find_inputs(path: Path, *, channels: int = 1) -> list[Input]:
@@ -100,16 +112,21 @@ def _studies(path: Path) -> list[Input]:
     result = []
     for found in studies.values():
         tops = {_top(path, file) for series in found for file in series.files}
-        name = tops.pop() if len(tops) == 1 and len(studies) > 1 else path.resolve().stem
+        name = tops.pop() if len(tops) == 1 and len(studies) > 1 else _plain_name(path.resolve())
         result.append(Input(name, (path,), tuple(found), tuple(export.ignored) if len(studies) == 1 else ()))
     return result
 
 
 def _top(root: Path, file: Path) -> str:
-    """The entry of `root` below which `file` lies, without an ending."""
+    """The entry of `root` below which `file` lies."""
     if root.is_file() or not file.is_relative_to(root):
-        return root.stem
-    return Path(file.relative_to(root).parts[0]).stem
+        return _plain_name(root)
+    return _plain_name(root / file.relative_to(root).parts[0])
+
+
+def _plain_name(path: Path) -> str:
+    """Folders keep their whole name (`patient.01`), files lose their ending."""
+    return path.name if path.is_dir() else path.stem
 
 
 def _unique(found: Sequence[Input]) -> list[Input]:

@@ -24,7 +24,7 @@ from medunet.errors import DataError, ModelError, UsageError
 from medunet.export.itk import write_itk
 from medunet.export.nifti import write_nifti
 from medunet.geometry import Geometry
-from medunet.io.files import ITK, NIFTI, check_finite, from_simpleitk, image_ending
+from medunet.io.files import NIFTI, check_finite, from_itk, from_simpleitk, image_ending
 from medunet.io.read import read_volume
 from medunet.io.volume import Segmentation, Source, Volume
 from medunet.model import Model, load_model
@@ -33,6 +33,11 @@ from medunet.sliding_window import network_logits
 from medunet.transforms.preprocess import preprocess, restore, restore_probabilities
 
 logger = logging.getLogger("medunet")
+
+_MEMORY = Path("image")
+
+MASKS = (*NIFTI, ".nrrd", ".mha")
+"""Endings of files that a mask can be written to."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,9 @@ class Prediction(Segmentation):
         """
         path = Path(path)
         ending = image_ending(path)
-        if ending in NIFTI:
-            return write_nifti(self, path)
-        if ending in ITK:
-            return write_itk(self, path)
-        raise UsageError(f"{path} has no ending that a mask can be written to.", "Use .nii.gz, .nii, .nrrd or .mha.")
+        if ending not in MASKS:
+            raise UsageError(f"{path} has no ending that a mask can be written to.", f"Use {', '.join(MASKS)}.")
+        return write_nifti(self, path) if ending in NIFTI else write_itk(self, path)
 
 
 class Predictor:
@@ -93,23 +96,30 @@ class Predictor:
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self.tta = self.spec.inference.tta if tta is None else tta
-        dims = self.spec.network.dims
-        self._engines = [TorchEngine(model.build(), dims, self.device, self.precision) for model in self.models]
+        unmirrored = [str(model.path) for model in self.models if not model.spec.inference.mirror_axes]
+        if self.tta and unmirrored:
+            logger.warning("%s: trained without mirrored patches, so mirrored views are left out.", unmirrored[0])
+        self._engines = [
+            TorchEngine(model.build(), model.spec.network.dims, self.device, self.precision) for model in self.models
+        ]
         self._lock = threading.Lock()
 
     def __call__(self, source: Any, *, series: str | None = None, probabilities: bool = False) -> Prediction:
         """Segment one image.
 
         Args:
-            source: a path (image file or DICOM folder), several paths (one per channel), a `Volume`, a nibabel
-                or a SimpleITK image.
+            source: a path (image file or DICOM folder), several paths (one per channel), a `Volume`, a nibabel,
+                SimpleITK or itk image.
             series: which DICOM series: UID, text of its description, or "largest".
             probabilities: keep them in the result (C times the memory of the image).
 
         Raises:
             DataError: the image cannot be read, holds NaN, or has another number of channels than the model.
         """
-        volume = as_volume(source, series)
+        volume = as_volume(source, series, channels=len(self.spec.modality))
+        dims = max(model.spec.network.dims for model in self.models)
+        if volume.geometry.rank < dims:
+            raise DataError(f"The model takes volumes, but {volume.source.path} is a picture of two axes.")
         if volume.channels != len(self.spec.modality):
             raise DataError(
                 f"The model takes {len(self.spec.modality)} channels ({', '.join(self.spec.modality)}), but "
@@ -146,45 +156,72 @@ class Predictor:
         )
 
 
-def as_volume(source: Any, series: str | None = None) -> Volume:
+def as_volume(source: Any, series: str | None = None, *, channels: int | None = None) -> Volume:
     """Turn what a caller has into a `Volume`.
+
+    Args:
+        source: as `Predictor` takes it.
+        series: which DICOM series.
+        channels: channels that are expected, for pictures that may be stored grey or in colour.
 
     Raises:
         UsageError: a type that is not understood.
         DataError: an image that cannot be read or holds NaN.
     """
-    if isinstance(source, Volume):
-        check_finite(source.array, source.source.path)
-        return source
     if isinstance(source, str | Path):
-        return read_volume(Path(source), select=series)
+        return read_volume(Path(source), select=series, channels=channels)
     if isinstance(source, list | tuple) and all(isinstance(item, str | Path) for item in source):
-        return read_volume(tuple(Path(item) for item in source), select=series)
+        return read_volume(tuple(Path(item) for item in source), select=series, channels=channels)
     module = type(source).__module__.partition(".")[0]
-    if module == "nibabel":
-        array = np.asarray(source.dataobj)
-        if array.ndim == 4 and array.shape[3] == 1:
-            array = array[..., 0]
-        if array.ndim != 3:
-            raise DataError(f"A nibabel image of {array.ndim} axes is no volume.", "Give one 3D image.")
-        check_finite(array, Path("image"))
-        geometry = Geometry.from_affine(source.affine, array.shape)
-        return Volume(array[None], geometry, Source(Path("image"), "nifti", header=source.header))
-    if module == "SimpleITK":
-        volume = from_simpleitk(source, Source(Path("image"), "nrrd"))
-        check_finite(volume.array, Path("image"))
-        return volume
-    raise UsageError(
-        f"A {type(source).__name__} cannot be segmented.", "Give a path, a Volume, a nibabel or a SimpleITK image."
-    )
+    if isinstance(source, Volume):
+        volume = source
+    elif module == "nibabel":
+        volume = _from_nibabel(source)
+    elif module == "SimpleITK":
+        volume = from_simpleitk(source, Source(_MEMORY, "nrrd"))
+    elif module == "itk":
+        volume = from_itk(source, Source(_MEMORY, "nrrd"))
+    else:
+        raise UsageError(
+            f"A {type(source).__name__} cannot be segmented.",
+            "Give a path, a Volume, a nibabel, SimpleITK or itk image.",
+        )
+    check_finite(volume.array, volume.source.path)
+    return volume
+
+
+def _from_nibabel(image: Any) -> Volume:
+    """A nibabel image as it would be read from a file: float32 where its header scales, else as stored."""
+    from nibabel import Nifti1Image
+
+    stored = image.dataobj
+    scaled = (getattr(stored, "slope", 1.0), getattr(stored, "inter", 0.0)) != (1.0, 0.0)
+    array = np.asarray(stored, dtype=np.float32) if scaled else np.asarray(stored)
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
+    if array.ndim != 3 or array.dtype.kind not in "biuf" or image.affine is None:
+        affine = "no affine" if image.affine is None else "an affine"
+        raise DataError(
+            f"A nibabel image of {array.ndim} axes, {array.dtype} voxels and {affine} is no volume.",
+            "Give one 3D image of real numbers.",
+        )
+    geometry = Geometry.from_affine(image.affine, array.shape)
+    known = isinstance(image, Nifti1Image)
+    source = Source(_MEMORY, "nifti", header=image.header) if known else Source(_MEMORY, "array")
+    return Volume(array[None], geometry, source)
 
 
 def _check_together(models: Sequence[Model]) -> None:
-    first = models[0].spec
-    for model in models[1:]:
-        for key in ("labels", "modality", "preprocess"):
-            if getattr(model.spec, key) != getattr(first, key):
+    first, *others = models
+    for model in others:
+        # As lists, because the order of the labels is the order of the network's output.
+        for key, same in (
+            ("labels", list(model.spec.labels.items()) == list(first.spec.labels.items())),
+            ("modality", model.spec.modality == first.spec.modality),
+            ("preprocess", model.spec.preprocess == first.spec.preprocess),
+        ):
+            if not same:
                 raise ModelError(
-                    f"{model.path} and {models[0].path} differ in {key}; an ensemble needs models of one task.",
+                    f"{model.path} and {first.path} differ in {key}; an ensemble needs models of one task.",
                     "Predict with one of them, or train both from one config.",
                 )

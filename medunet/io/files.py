@@ -269,16 +269,31 @@ def from_simpleitk(image: Any, source: Source) -> Volume:
     """A SimpleITK image (LPS, z-y-x arrays) as a `Volume` (RAS, x-y-z arrays)."""
     import SimpleITK
 
-    rank = image.GetDimension()
-    data = SimpleITK.GetArrayFromImage(image)
-    if image.GetNumberOfComponentsPerPixel() == 1:
+    direction = np.asarray(image.GetDirection()).reshape(image.GetDimension(), -1)
+    return _from_lps(SimpleITK.GetArrayFromImage(image), direction, image.GetSpacing(), image.GetOrigin(), source)
+
+
+def from_itk(image: Any, source: Source) -> Volume:
+    """An `itk.Image` (LPS, z-y-x arrays) as a `Volume` (RAS, x-y-z arrays)."""
+    import itk
+
+    direction = itk.array_from_matrix(image.GetDirection())
+    return _from_lps(itk.array_from_image(image), direction, image.GetSpacing(), image.GetOrigin(), source)
+
+
+def _from_lps(
+    data: NDArray[np.generic], direction: NDArray[np.floating], spacing: Any, origin: Any, source: Source
+) -> Volume:
+    """A (z, y, x) or (z, y, x, C) array with its LPS frame."""
+    rank = direction.shape[0]
+    if data.ndim == rank:
         data = data[..., None]
     array = np.ascontiguousarray(data.transpose(*range(rank, -1, -1)))
     lps = np.eye(rank + 1)
-    lps[:-1, :-1] = np.asarray(image.GetDirection()).reshape(rank, rank) * np.asarray(image.GetSpacing())
-    lps[:-1, -1] = image.GetOrigin()
+    lps[:-1, :-1] = direction * np.asarray(spacing)
+    lps[:-1, -1] = origin
     flip = RAS_FROM_LPS if rank == 3 else np.diag([-1.0, -1.0, 1.0])
-    return Volume(array, Geometry.from_affine(flip @ lps, image.GetSize()), source)
+    return Volume(array, Geometry.from_affine(flip @ lps, array.shape[1:]), source)
 
 
 def _read_picture(path: Path, *, mask: bool) -> Volume:

@@ -80,7 +80,8 @@ class Segmentation:
     def __post_init__(self) -> None:
         if self.array.shape != self.geometry.shape:
             raise DataError(
-                f"A mask of {format_shape(self.array.shape)} does not fit a grid of {format_shape(self.geometry.shape)}."
+                f"A mask of {format_shape(self.array.shape)} does not fit a grid of "
+                f"{format_shape(self.geometry.shape)}."
             )
 
     def volumes_ml(self) -> dict[str, float]:

@@ -22,7 +22,6 @@ _CONV: _Layer = {2: nn.Conv2d, 3: nn.Conv3d}
 _UP: _Layer = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _POOL: _Layer = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 _DROPOUT: _Layer = {2: nn.Dropout2d, 3: nn.Dropout3d}
-_INSTANCE: _Layer = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _BATCH: _Layer = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 NORM_GROUPS = 8
@@ -63,7 +62,7 @@ class UNetOptions:
 def _norm(options: UNetOptions, channels: int) -> nn.Module:
     match options.norm:
         case "instance":
-            return _INSTANCE[options.dims](channels, eps=1e-5, affine=True)
+            return InstanceNorm(channels)
         case "batch":
             return _BATCH[options.dims](channels)
         case "group":
@@ -84,6 +83,26 @@ def _activation(name: str) -> nn.Module:
             return nn.SiLU(inplace=True)
         case _:
             return nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation with affine parameters, named as torch's, so that weights are interchangeable.
+
+    torch's own copies a channels-last tensor twice. A single sample, as in prediction, goes through batch norm,
+    which is the same sum over the same voxels and works in place of memory order: 1.5 times faster for the whole
+    network on a CPU (docs/benchmarks.md).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *S), every sample and channel to mean 0 and deviation 1, then scaled and shifted."""
+        if x.shape[0] == 1:
+            return nn.functional.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=1e-5)
+        return nn.functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=1e-5)
 
 
 class ConvNormAct(nn.Sequential):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -30,8 +29,6 @@ from medunet.io.files import read_mask
 from medunet.io.read import read_volume
 from medunet.labels import LabelMap
 from medunet.transforms.preprocess import PREPROCESS_VERSION, Record, preprocess, preprocess_labels
-
-logger = logging.getLogger("medunet")
 
 CACHE_VERSION = 1
 _LOCATIONS = 10_000
@@ -79,7 +76,7 @@ class CachedCase:
         try:
             if name.endswith(".npy"):
                 return np.load(self.folder / name, mmap_mode="r")
-            with np.load(self.folder / name) as data:
+            with open(self.folder / name, "rb") as handle, np.load(handle) as data:
                 return dict(data)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(
@@ -99,7 +96,7 @@ def case_key(case: Case, config: PreprocessConfig, labels: LabelMap, channels: i
     content = {
         "files": files,
         "preprocess": config.model_dump(mode="json"),
-        "labels": labels.to_mapping(),
+        "labels": list(labels.to_mapping().items()),  # in order: it decides the indices
         "channels": channels,
         "versions": [CACHE_VERSION, PREPROCESS_VERSION, np.__version__, scipy.__version__, torch.__version__],
     }

@@ -14,7 +14,16 @@ from medunet.errors import OutputError, TrainingError
 
 CHECKPOINT_VERSION = 1
 
-_DAMAGED = (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError, KeyError, IndexError)
+_DAMAGED = (
+    RuntimeError,
+    OSError,
+    EOFError,
+    pickle.UnpicklingError,
+    ValueError,
+    KeyError,
+    IndexError,
+    zipfile.BadZipFile,
+)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -43,8 +52,7 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         TrainingError: the file is damaged or of another version.
     """
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("it is cut off or no checkpoint")
+        _check_sums(path)
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except _DAMAGED as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -58,3 +66,13 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
             "Resume with the medunet that wrote it.",
         )
     return state
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the checksums in the file, which torch writes but does not look at."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is cut off or no checkpoint")
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"{damaged} in it was changed")

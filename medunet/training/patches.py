@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from medunet.config.schema import Config
+from medunet.errors import MedunetError
 from medunet.training.cache import CachedCase
 from medunet.transforms.augment import apply_spatial, cut_size, draw_spatial, intensity_augment, spatial_settings
 
@@ -161,7 +162,7 @@ def patch_loader(
         finally:
             pool.shutdown(cancel_futures=True)
         return
-    yield DataLoader(
+    loader = DataLoader(
         dataset,
         batch_size=dataset.config.train.batch_size,
         sampler=_Counter(first_sample),
@@ -172,6 +173,16 @@ def patch_loader(
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # else it draws from the global one, and a resumed run gets other dropout
     )
+    yield _from_workers(loader)
+
+
+def _from_workers(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """Batches made by processes; torch puts the traceback of a worker into the message of its error, we do not."""
+    try:
+        yield from loader
+    except MedunetError as error:
+        last = error.message.strip().splitlines()[-1]
+        raise type(error)(last.partition(": ")[2] or last) from error
 
 
 def _from_thread(dataset: PatchDataset, pool: ThreadPoolExecutor, first_sample: int) -> Iterator[Batch]:

@@ -91,7 +91,7 @@ class Validator:
             iteration_update=score,
             decollate=False,
         )
-        evaluator.logger.setLevel("WARNING")
+        evaluator.logger.setLevel("CRITICAL")  # what goes wrong is raised; ignite would log it as well
         evaluator.run()
         return summarise(rows, self.labels)
 

@@ -105,8 +105,10 @@ def resample_argmax(logits: Tensor, shape: Sequence[int], dtype: torch.dtype = t
     """
     result = torch.zeros(tuple(shape), dtype=dtype, device=logits.device)
     if tuple(logits.shape[1:]) == tuple(shape):
-        for plane in range(result.shape[0]):  # argmax gives 8 bytes per voxel
-            result[plane] = logits[:, plane].argmax(0)
+        for plane in range(len(result)):  # torch's argmax takes ten times as long, and 8 bytes per voxel
+            best = logits[0, plane].clone()
+            for index in range(1, len(logits)):
+                _keep_largest(logits[index, plane], index, best, result[plane])
         return result.cpu()
     best = resample(logits[0].contiguous(), shape, "linear")
     for index in range(1, logits.shape[0]):

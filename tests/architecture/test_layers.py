@@ -29,7 +29,7 @@ FLOOR = "errors"
 ALLOWED = {
     0: {"numpy"},
     1: {"numpy", "pydantic", "pydantic_core", "yaml"},
-    2: {"numpy", "scipy", "pydantic", "pydantic_core", "yaml", "nibabel", "SimpleITK", "pydicom", "PIL"},
+    2: {"numpy", "scipy", "pydantic", "pydantic_core", "yaml", "nibabel", "SimpleITK", "itk", "pydicom", "PIL"},
 }
 """All that the lowest layers may import from outside, beside the standard library."""
 

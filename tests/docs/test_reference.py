@@ -100,3 +100,10 @@ def test_every_error_is_documented_with_its_exit_code() -> None:
 def test_every_public_name_is_documented() -> None:
     text = (REFERENCE / "python.md").read_text(encoding="utf-8")
     assert [name for name in medunet.__all__ if name != "__version__" and f"| `{name}` |" not in text] == []
+
+
+def test_every_benchmark_is_listed() -> None:
+    text = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    files = list((DOCS.parent / "tests" / "benchmarks").glob("test_*.py"))
+    assert files
+    assert [file.name for file in files if f"`{file.name}`" not in text] == []

@@ -115,7 +115,7 @@ def _run(name: str, config: Config, out: Path) -> int:
     try:
         train(config, out / name, device="cpu", observer=STOPS[name]())
     except MedunetError as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0
 
@@ -127,7 +127,8 @@ def main() -> None:
         if child == 0:
             os._exit(_run(name, config, out))
         _, status = os.waitpid(child, 0)
-        print(name, os.waitstatus_to_exitcode(status), flush=True)
+        sys.stdout.write(f"{name} {os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,146 @@
+"""`medunet predict`: paths on stdout, exit codes, and the options as the batch gets them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from medunet.demo.dicom_export import write_ct_export
+from medunet.geometry import Geometry
+
+
+@pytest.fixture
+def folder(tiny_dataset: Path, tmp_path: Path) -> Path:
+    """Two good images."""
+    (tmp_path / "in").mkdir()
+    for number in (1, 2):
+        shutil.copy(tiny_dataset / "imagesTr" / f"case_{number:02d}.nii.gz", tmp_path / "in")
+    return tmp_path / "in"
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:400])
+
+
+def test_stdout_is_the_paths_of_the_masks_and_nothing_else(
+    cli: Any, tiny_model: Path, folder: Path, tmp_path: Path
+) -> None:
+    done = cli("predict", "-m", tiny_model, "-i", folder, "-o", tmp_path / "out", "-d", "cpu")
+    assert done.code == 0
+    assert done.out.splitlines() == [str(tmp_path / "out" / f"case_0{n}_seg.nii.gz") for n in (1, 2)]
+    assert done.err == ""
+
+
+def test_one_bad_case_ends_with_3_and_the_others_are_written(
+    cli: Any, tiny_model: Path, folder: Path, tmp_path: Path
+) -> None:
+    truncate(folder / "case_01.nii.gz")
+    done = cli("predict", "-m", tiny_model, "-i", folder, "-o", tmp_path / "out")
+    assert done.code == 3
+    assert done.out == f"{tmp_path / 'out' / 'case_02_seg.nii.gz'}\n"
+    assert "case_01 failed:" in done.err
+    assert done.err.endswith("medunet: 1 of 2 cases failed.\n")
+    assert "Traceback" not in done.err
+    cases = json.loads((tmp_path / "out" / "predict.json").read_text())["cases"]
+    assert [case["status"] for case in cases] == ["failed", "done"]
+    assert "cannot be read as NIfTI" in cases[0]["error"]
+
+
+def test_all_cases_bad_end_with_1(cli: Any, tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    for image in folder.iterdir():
+        truncate(image)
+    done = cli("predict", "-m", tiny_model, "-i", folder, "-o", tmp_path / "out")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.endswith("medunet: 2 of 2 cases failed.\n")
+
+
+def test_one_bad_file_ends_with_1_and_one_sentence(cli: Any, tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    truncate(folder / "case_01.nii.gz")
+    done = cli("predict", "-m", tiny_model, "-i", folder / "case_01.nii.gz", "-o", tmp_path / "mask.nii.gz")
+    assert (done.code, done.out) == (1, "")
+    assert len(done.err.splitlines()) == 1
+    assert not (tmp_path / "mask.nii.gz").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"-i": "missing.nii.gz"}, "There is no input"),
+        ({"-m": "missing"}, "There is no model"),
+        ({"-f": "tiff"}, '"tiff" is no output format'),
+        ({"-d": "quantum"}, '"quantum" is no device'),
+        ({"--engine": "magic"}, "magic"),
+        ({"-o": "mask.png"}, "A mask cannot be written to"),
+        ({"-o": "mask.nii.gz"}, "is one file, but there are 2 cases"),
+    ],
+    ids=lambda value: " ".join(value.values()) if isinstance(value, dict) else "",
+)
+def test_a_wrong_call_ends_with_2(
+    cli: Any,
+    tiny_model: Path,
+    folder: Path,
+    tmp_path: Path,
+    changes: dict[str, str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = {"-m": tiny_model, "-i": folder, "-o": tmp_path / "out", **changes}
+    done = cli("predict", *(part for option in options.items() for part in option))
+    assert done.code == 2, done.err
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_device_that_is_absent_ends_with_1(cli: Any, tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    done = cli("predict", "-m", tiny_model, "-i", folder, "-o", tmp_path / "out", "-d", "cuda:9")
+    assert done.code == 1
+    assert 'The device "cuda:9" was asked for' in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_reach_the_batch(cli: Any, tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    arguments = (
+        *("predict", "-m", tiny_model, "-m", tiny_model, "-i", folder, "-o", tmp_path / "out", "--tta"),
+        *("-f", "nifti, nrrd", "--save-probabilities", "--report", report, "--skip-existing"),
+    )
+    first, second = cli(*arguments), cli(*arguments)
+    names = [Path(line).name for line in first.out.splitlines()]
+    assert names[:3] == ["case_01_seg.nii.gz", "case_01_seg.nrrd", "case_01_prob.nii.gz"]
+    assert (second.code, second.out) == (0, first.out)
+    content = json.loads(report.read_text())
+    assert content["tta"] is True
+    assert len(content["models"]) == 2
+    assert [case["status"] for case in content["cases"]] == ["skipped", "skipped"]
+    assert not (tmp_path / "out" / "predict.json").exists()
+
+
+def test_a_series_of_an_export_is_chosen(cli: Any, tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    image = nibabel.load(tiny_dataset / "imagesTr" / "case_01.nii.gz")
+    geometry = Geometry.from_affine(image.affine, image.shape)
+    values = np.asarray(image.dataobj)
+    for number, description in enumerate(("thin", "thick")):
+        write_ct_export(values, geometry, tmp_path / "in" / description, seed=number, description=description)
+    export = tmp_path / "in" / "thick"
+    done = cli("predict", "-m", tiny_model, "-i", export, "-o", tmp_path / "mask.nii.gz", "--series", "thick")
+    assert (done.code, done.out) == (0, f"{tmp_path / 'mask.nii.gz'}\n")
+    assert "thick: " in done.err  # what was left out
+    none = cli("predict", "-m", tiny_model, "-i", export, "-o", tmp_path / "none.nii.gz", "--series", "bone")
+    assert none.code == 1
+    assert "No series has the UID" in none.err
+    assert not (tmp_path / "none.nii.gz").exists()
+
+
+def test_quiet_says_only_what_failed(cli: Any, tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    image = nibabel.load(tiny_dataset / "imagesTr" / "case_01.nii.gz")
+    write_ct_export(np.asarray(image.dataobj), Geometry.from_affine(image.affine, image.shape), tmp_path / "in")
+    done = cli("-q", "predict", "-m", tiny_model, "-i", tmp_path / "in", "-o", tmp_path / "mask.nii.gz")
+    assert (done.code, done.err) == (0, "")

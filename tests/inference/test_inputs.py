@@ -1,0 +1,110 @@
+"""What a path means as input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from medunet.demo.dicom_export import write_ct_export
+from medunet.errors import DataError, UsageError
+from medunet.geometry import Geometry
+from medunet.inference.inputs import find_inputs
+
+
+def write(path: Path, value: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(np.full((4, 4, 4), value, np.int16), np.eye(4)), path)
+    return path
+
+
+def write_study(folder: Path, seed: int = 0, description: str = "Abdomen 1.0") -> Path:
+    values = np.random.default_rng(seed).integers(-900, 900, (6, 6, 5)).astype(np.int16)
+    affine = np.diag([-1.0, -1.0, 2.0, 1.0])
+    return write_ct_export(
+        values, Geometry.from_affine(affine, values.shape), folder, seed=seed, description=description
+    )
+
+
+def ids(path: Path, channels: int = 1) -> list[str]:
+    return [entry.id for entry in find_inputs(path, channels=channels)]
+
+
+def test_a_file_is_one_case_named_without_its_ending(tmp_path: Path) -> None:
+    assert ids(write(tmp_path / "scan.01.nii.gz")) == ["scan.01"]
+
+
+def test_every_image_in_a_folder_is_a_case_and_other_files_are_not(tmp_path: Path) -> None:
+    for name in ("b.nii.gz", "a.nii", ".a.part-1234.nii.gz", "nested/c.nii.gz"):
+        write(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("x")
+    assert ids(tmp_path) == ["a", "b"]
+
+
+def test_names_that_two_files_share_are_told_apart(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "a.nii", "a_2.nii"):
+        write(tmp_path / name)
+    found = ids(tmp_path)
+    assert len(set(found)) == 3
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_channels_of_a_case_are_put_together(tmp_path: Path, channels: int) -> None:
+    for case in ("a", "b"):
+        for channel in reversed(range(channels)):
+            write(tmp_path / f"{case}_{channel:04d}.nii.gz", channel)
+    found = find_inputs(tmp_path, channels=channels)
+    assert [entry.id for entry in found] == ["a", "b"]
+    volume = found[0].read(channels=channels)
+    assert volume.array[:, 0, 0, 0].tolist() == list(range(channels))
+
+
+def test_numbers_at_the_end_of_names_are_no_channels_for_a_model_of_one(tmp_path: Path) -> None:
+    for name in ("scan_0000", "scan_0001"):
+        write(tmp_path / f"{name}.nii.gz")
+    assert ids(tmp_path) == ["scan_0000", "scan_0001"]
+
+
+@pytest.mark.parametrize("present", [(0,), (0, 2), (1, 2), (0, 1, 2)], ids=str)
+def test_a_case_with_other_channels_than_the_model_is_refused(tmp_path: Path, present: tuple[int, ...]) -> None:
+    for channel in present:
+        write(tmp_path / f"a_{channel:04d}.nii.gz")
+    (entry,) = find_inputs(tmp_path, channels=2)
+    if len(present) == 1:
+        assert entry.read(channels=2).channels == 1  # one file may hold all channels; the predictor counts them
+        return
+    with pytest.raises(DataError, match=r"The model takes 2 channels, but case a has the files a_000\d"):
+        entry.read(channels=2)
+
+
+def test_a_dicom_folder_is_one_case_named_after_it(tmp_path: Path) -> None:
+    (entry,) = find_inputs(write_study(tmp_path / "patient.7"))
+    assert entry.id == "patient.7"
+    volume = entry.read()
+    assert volume.source.kind == "dicom"
+    assert any("Scout" in note for note in volume.source.notes)
+
+
+def test_one_slice_of_a_series_is_an_input_too(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study")
+    slice_ = next((study / "SER0003").iterdir())
+    (entry,) = find_inputs(slice_)
+    assert entry.read().geometry.shape == (6, 6, 1)
+
+
+def test_a_series_is_chosen_by_its_description(tmp_path: Path) -> None:
+    write_study(tmp_path / "study")
+    (entry,) = find_inputs(tmp_path / "study")
+    assert entry.read("abdomen").source.series_uid == entry.read("largest").source.series_uid
+    with pytest.raises(DataError, match="No series has the UID"):
+        entry.read("thorax")
+
+
+def test_nothing_to_segment_is_a_wrong_call(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="There is no input"):
+        find_inputs(tmp_path / "missing")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UsageError, match="holds no image file and no DICOM series"):
+        find_inputs(tmp_path)

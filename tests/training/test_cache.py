@@ -1,0 +1,165 @@
+"""The cache hits what is unchanged and misses everything else."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from medunet.config.schema import PreprocessConfig
+from medunet.errors import DataError, DatasetError
+from medunet.io.case import Case
+from medunet.labels import LabelMap
+from medunet.training.cache import case_key, prepare_case, prepare_cases
+
+LABELS = LabelMap.from_mapping({"background": 0, "organ": 4, "core": 205})
+AS_IS = PreprocessConfig.model_validate_json('{"intensity": {"name": "none"}}')
+COARSE = PreprocessConfig.model_validate_json('{"intensity": {"name": "none"}, "spacing": [3, 3, 3]}')
+
+
+@pytest.fixture
+def case(tiny_dataset: Path, tmp_path: Path) -> Case:
+    image = shutil.copy(tiny_dataset / "imagesTr" / "case_00.nii.gz", tmp_path / "image.nii.gz")
+    label = shutil.copy(tiny_dataset / "labelsTr" / "case_00.nii.gz", tmp_path / "label.nii.gz")
+    return Case("case_00", (Path(image),), Path(label))
+
+
+def test_a_cached_case_holds_what_training_needs(case: Case, tmp_path: Path) -> None:
+    cached = prepare_case(case, tmp_path / "cache", COARSE, LABELS)
+    raw = np.asarray(nibabel.load(case.label).dataobj)
+    assert cached.image().dtype == np.float32
+    assert cached.image().shape == (1, 12, 12, 11)
+    assert cached.label().shape == (12, 12, 11)
+    assert np.array_equal(LABELS.to_values(cached.reference()), raw)
+    assert cached.record.original.shape == raw.shape
+    for index, voxels in cached.locations().items():
+        assert len(voxels) == (cached.label() == index).sum()
+        assert (cached.label()[tuple(voxels.T)] == index).all()
+    assert set(cached.locations()) == {1, 2}
+
+
+def test_arrays_are_mapped_and_cannot_be_changed_by_accident(case: Case, tmp_path: Path) -> None:
+    image = prepare_case(case, tmp_path, AS_IS, LABELS).image()
+    assert isinstance(image, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        image[0, 0, 0, 0] = 1
+
+
+def test_an_unchanged_case_is_found_without_reading_its_files(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare_case(case, tmp_path / "cache", COARSE, LABELS)
+    monkeypatch.setattr("medunet.training.cache.read_volume", lambda *_, **__: pytest.fail("read again"))
+    assert prepare_case(case, tmp_path / "cache", COARSE, LABELS) == first
+
+
+def rewrite(path: Path, *, keep_time: bool) -> None:
+    """Another content of the same or another length."""
+    before = path.stat()
+    image = nibabel.load(path)
+    values = np.asarray(image.dataobj).copy()
+    values[0, 0, 0] = 4
+    nibabel.save(nibabel.Nifti1Image(values, image.affine), path)
+    if keep_time:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES: dict[str, Callable[[Case], Any]] = {
+    "image written again": lambda case: rewrite(case.images[0], keep_time=False),
+    "label written again": lambda case: rewrite(case.label or Path(), keep_time=False),
+    "only the time": lambda case: os.utime(case.images[0], ns=(1, 1)),
+    "only the size": lambda case: rewrite(case.images[0], keep_time=True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_touched_file_has_another_key(case: Case, change: str) -> None:
+    before = case_key(case, AS_IS, LABELS)
+    assert case_key(case, AS_IS, LABELS) == before
+    CHANGES[change](case)
+    assert case_key(case, AS_IS, LABELS) != before
+
+
+def test_everything_that_decides_the_arrays_is_in_the_key(case: Case, tmp_path: Path) -> None:
+    moved = Case("case_00", (Path(shutil.copy2(case.images[0], tmp_path / "moved.nii.gz")),), case.label)
+    keys = [
+        case_key(case, AS_IS, LABELS),
+        case_key(case, COARSE, LABELS),
+        case_key(case, AS_IS.model_copy(update={"interpolation": "linear"}), LABELS),
+        case_key(case, AS_IS, LabelMap.from_mapping({"background": 0, "organ": [4, 205]})),
+        case_key(case, AS_IS, LabelMap.from_mapping({"background": 0, "core": 205, "organ": 4})),
+        case_key(case, AS_IS, LABELS, channels=3),
+        case_key(moved, AS_IS, LABELS),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_file_in_a_dicom_folder_counts(case: Case, tmp_path: Path) -> None:
+    folder = tmp_path / "series"
+    folder.mkdir()
+    (folder / "IM1").write_bytes(b"one")
+    series = Case("case_00", (folder,), case.label)
+    before = case_key(series, AS_IS, LABELS)
+    (folder / "IM2").write_bytes(b"two")
+    assert case_key(series, AS_IS, LABELS) != before
+
+
+@pytest.mark.parametrize("file", ["record.json", "image.npy", "label.npy"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut off"])
+def test_a_damaged_entry_is_made_again(case: Case, tmp_path: Path, file: str, damage: str) -> None:
+    good = prepare_case(case, tmp_path / "cache", AS_IS, LABELS)
+    image = np.array(good.image())
+    path = good.folder / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(b"" if damage == "empty" else content[: len(content) // 2])
+    again = prepare_case(case, tmp_path / "cache", AS_IS, LABELS)
+    assert np.array_equal(again.image(), image)
+    assert np.array_equal(again.label(), LABELS.to_indices(np.asarray(nibabel.load(case.label).dataobj)))
+
+
+def test_an_entry_that_is_damaged_while_it_is_used_ends_in_a_sentence(case: Case, tmp_path: Path) -> None:
+    cached = prepare_case(case, tmp_path, AS_IS, LABELS)
+    (cached.folder / "locations.npz").write_bytes(b"PK\3\4")
+    with pytest.raises(DataError, match="Remove that folder"):
+        cached.locations()
+
+
+def test_an_interrupted_preparation_leaves_no_entry(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(json, "dumps", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_case(case, tmp_path / "cache", AS_IS, LABELS)
+    assert not (tmp_path / "cache").exists() or list((tmp_path / "cache").iterdir()) == []
+
+
+def test_large_structures_are_sampled_and_the_sample_is_repeatable(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medunet.training.cache._LOCATIONS", 50)
+    one, two = (prepare_case(case, tmp_path / name, AS_IS, LABELS).locations() for name in ("a", "b"))
+    assert {index: len(voxels) for index, voxels in one.items()} == {1: 50, 2: 50}
+    assert all(np.array_equal(one[index], two[index]) for index in one)
+
+
+def test_a_case_without_a_mask_cannot_be_trained_on(case: Case, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="needs a mask"):
+        prepare_case(Case(case.id, case.images), tmp_path, AS_IS, LABELS)
+
+
+def test_progress_is_counted(case: Case, tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    prepare_cases([case, case], tmp_path, AS_IS, LABELS, progress=lambda done, total: steps.append((done, total)))
+    assert steps == [(1, 2), (2, 2)]

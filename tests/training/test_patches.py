@@ -1,0 +1,211 @@
+"""Sample n is the same whoever computes it; patches fit wherever they are cut."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medunet.errors import DataError
+from medunet.geometry import Geometry, Reorientation
+from medunet.training.cache import CachedCase
+from medunet.training.patches import PatchDataset, cut_padded, patch_loader, patch_shape
+from medunet.transforms.preprocess import Record
+
+
+def case(folder: Path, name: str, image: Any, label: Any) -> CachedCase:
+    """A preprocessed case: image (C, *S), label (*S)."""
+    target = folder / name
+    target.mkdir()
+    np.save(target / "image.npy", image.astype(np.float32))
+    np.save(target / "label.npy", label)
+    voxels = {str(index): np.argwhere(label == index).astype(np.int32) for index in np.unique(label) if index > 0}
+    np.savez(target / "locations.npz", **voxels)
+    grid = Geometry.plain(label.shape)
+    axes = tuple(range(label.ndim))
+    return CachedCase(
+        name, target, Record(grid, Reorientation(axes, (False,) * label.ndim), (0,) * label.ndim, label.shape, grid)
+    )
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> list[CachedCase]:
+    """Three cases whose image values name the case, with one labelled voxel each, in a corner."""
+    result = []
+    for number in range(3):
+        label = np.zeros((12, 10, 9), np.uint8)
+        label[11, 0, 8] = 1
+        result.append(case(tmp_path, f"case_{number}", np.full((1, 12, 10, 9), 1.0 + number), label))
+    return result
+
+
+@pytest.fixture
+def dataset(cases: list[CachedCase], make_config: Callable[..., Any]) -> Callable[..., PatchDataset]:
+    def make(changes: dict[str, Any] | None = None, among: list[CachedCase] | None = None) -> PatchDataset:
+        base = {"augment": {"preset": "none"}, "train.patch_size": [4, 4, 4]}
+        among = cases if among is None else among
+        config = make_config(Path("unused"), {**base, **(changes or {})})
+        return PatchDataset(among, config, (1.0,) * among[0].record.network.rank)
+
+    return make
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[key], two[key]) for key in ("image", "label"))
+
+
+def test_a_sample_depends_on_its_number_alone(dataset: Callable[..., PatchDataset]) -> None:
+    one, two = dataset({"augment": {"preset": "nnunet"}}), dataset({"augment": {"preset": "nnunet"}})
+    forward = {number: one[number] for number in range(20)}
+    np.random.seed(1)
+    torch.manual_seed(1)
+    backward = {number: two[number] for number in reversed(range(20))}
+    assert all(same(forward[number], backward[number]) for number in forward)
+    assert not same(forward[0], forward[3])
+
+
+def test_another_seed_gives_other_samples(dataset: Callable[..., PatchDataset]) -> None:
+    changes = {"augment": {"preset": "nnunet"}}
+    one, two = dataset(changes), dataset({**changes, "seed": 1})
+    assert sum(same(one[number], two[number]) for number in range(12)) < 12
+
+
+def test_every_pass_sees_every_case_once_in_another_order(dataset: Callable[..., PatchDataset]) -> None:
+    samples = dataset()
+    order = [int(samples[number]["image"].max()) for number in range(30)]
+    passes = [tuple(order[start : start + 3]) for start in range(0, 30, 3)]
+    assert all(sorted(one) == [1, 2, 3] for one in passes)
+    assert len(set(passes)) > 2
+
+
+@pytest.mark.parametrize(
+    ("batch", "share", "expected"),
+    [(2, 0.33, 1 / 2), (3, 0.33, 1 / 3), (4, 0.33, 1 / 4), (4, 0.5, 1 / 2), (2, 0.0, 0), (2, 1.0, 1), (1, 0.33, 0.33)],
+)
+def test_that_share_of_the_samples_is_centred_on_a_label(
+    dataset: Callable[..., PatchDataset], batch: int, share: float, expected: float
+) -> None:
+    """The labelled voxel lies in a corner where a random patch of 4 of 12 x 10 x 9 voxels hardly ever reaches."""
+    samples = dataset({"train.batch_size": batch, "train.foreground": share})
+    hits = [bool(samples[number]["label"].any()) for number in range(300)]
+    assert sum(hits) / 300 == pytest.approx(expected, abs=0.03)
+    if batch > 1 and expected:
+        per_batch = [sum(hits[start : start + batch]) for start in range(0, 300 - batch, batch)]
+        assert min(per_batch) >= round(expected * batch)  # in every batch, not on average
+
+
+def test_labels_are_chosen_equally_often_however_large_they_are(
+    dataset: Callable[..., PatchDataset], tmp_path: Path
+) -> None:
+    label = np.zeros((30, 30, 30), np.uint8)
+    label[:20, :20, :20] = 1
+    label[28, 28, 28] = 2
+    one = case(tmp_path, "uneven", label[None], label)
+    samples = dataset({"train.foreground": 1.0}, [one])
+    present = Counter(int(samples[number]["label"].max()) for number in range(200))
+    assert present[2] == pytest.approx(100, abs=25)
+
+
+def test_a_case_without_a_label_is_cut_anywhere(dataset: Callable[..., PatchDataset], tmp_path: Path) -> None:
+    empty = case(tmp_path, "empty", np.ones((1, 12, 12, 12)), np.zeros((12, 12, 12), np.uint8))
+    assert dataset({"train.foreground": 1.0}, [empty])[0]["image"].shape == (1, 4, 4, 4)
+
+
+@pytest.mark.parametrize("preset", ["none", "nnunet"])
+@pytest.mark.parametrize("shape", [(3, 5, 1), (4, 4, 4), (20, 2, 6), (1, 1, 1)], ids=str)
+def test_volumes_of_any_size_fill_a_patch(
+    dataset: Callable[..., PatchDataset], shape: tuple[int, ...], preset: str, tmp_path: Path
+) -> None:
+    label = np.ones(shape, np.uint8)
+    small = case(tmp_path, "small", np.full((2, *shape), 7.0), label)
+    samples = dataset({"augment": {"preset": preset}, "train.patch_size": [8, 4, 4]}, [small])
+    for number in range(6):
+        item = samples[number]
+        assert item["image"].shape == (2, 8, 4, 4)
+        assert item["label"].shape == (1, 8, 4, 4)
+        assert item["label"].dtype == torch.uint8
+        assert item["image"].dtype == torch.float32
+        assert torch.isfinite(item["image"]).all()
+        if preset == "none":
+            assert int(item["label"].sum()) == int(np.prod(np.minimum(shape, (8, 4, 4))))
+
+
+def test_every_position_is_reached(dataset: Callable[..., PatchDataset], tmp_path: Path) -> None:
+    image = np.arange(5 * 4 * 4, dtype=float).reshape(1, 5, 4, 4)
+    one = case(tmp_path, "numbered", image, np.zeros((5, 4, 4), np.uint8))
+    samples = dataset({"train.foreground": 0.0}, [one])
+    assert {float(samples[number]["image"].min()) for number in range(30)} == {0.0, 16.0}
+
+
+def test_a_flat_network_takes_slices_of_volumes(dataset: Callable[..., PatchDataset]) -> None:
+    samples = dataset({"network.dims": 2, "train.patch_size": [6, 8]})
+    assert samples.patch == (6, 8, 1)
+    assert samples[0]["image"].shape == (1, 6, 8)
+    assert samples[1]["label"].shape == (1, 6, 8)
+
+
+def test_the_patch_has_the_rank_of_the_data(make_config: Callable[..., Any]) -> None:
+    assert patch_shape(make_config(Path(), {"network.dims": 2, "train.patch_size": [8, 8]}), 3) == (8, 8, 1)
+    assert patch_shape(make_config(Path(), {"network.dims": 2, "train.patch_size": [8, 8]}), 2) == (8, 8)
+    assert patch_shape(make_config(Path()), 3) == (16, 16, 16)
+
+
+@given(st.data())
+def test_a_cut_is_what_padding_and_slicing_give(data: st.DataObject) -> None:
+    shape = data.draw(st.tuples(*[st.integers(1, 6)] * 2))
+    start = data.draw(st.tuples(*[st.integers(-9, 9)] * 2))
+    size = data.draw(st.tuples(*[st.integers(1, 9)] * 2))
+    array = np.arange(1, 1 + np.prod(shape)).reshape(1, *shape)
+    padded = np.pad(array, [(0, 0), (20, 20), (20, 20)])
+    expected = padded[:, 20 + start[0] :, 20 + start[1] :][:, : size[0], : size[1]]
+    assert np.array_equal(cut_padded(array, start, size), expected)
+
+
+@contextmanager
+def batches(samples: PatchDataset, first: int, workers: int, count: int) -> Iterator[list[dict[str, torch.Tensor]]]:
+    with patch_loader(samples, first_sample=first, workers=workers, pin_memory=False) as loader:
+        yield list(islice(iter(loader), count))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_samples_in_order_whoever_makes_them(
+    dataset: Callable[..., PatchDataset], workers: int
+) -> None:
+    samples = dataset({"augment": {"preset": "nnunet"}, "train.batch_size": 2})
+    with batches(samples, 10, workers, 5) as found:
+        for position, batch in enumerate(found):
+            for place in (0, 1):
+                expected = samples[10 + 2 * position + place]
+                assert torch.equal(batch["image"][place], expected["image"])
+                assert torch.equal(batch["label"][place], expected["label"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_making_batches_draws_no_random_number_of_the_training(
+    dataset: Callable[..., PatchDataset], workers: int
+) -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    with batches(dataset({"augment": {"preset": "nnunet"}}), 0, workers, 3):
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_goes_wrong_while_a_patch_is_made_is_raised(
+    dataset: Callable[..., PatchDataset], cases: list[CachedCase], workers: int
+) -> None:
+    (cases[1].folder / "image.npy").unlink()
+    with pytest.raises(DataError) as caught, batches(dataset(), 0, workers, 5):
+        pass
+    assert str(caught.value).startswith(f"The preprocessed case {cases[1].folder} cannot be read")
+    assert str(caught.value).endswith("go on with --resume; it is made again.")
+    assert "Traceback" not in str(caught.value)

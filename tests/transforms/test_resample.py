@@ -1,0 +1,189 @@
+"""Interpolation between grids that cover the same field of view."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from medunet.transforms.resample import Kind, resample, resample_argmax, resample_labels, taps
+
+KINDS: tuple[Kind, ...] = ("nearest", "linear", "cubic")
+EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
+SIZES = st.integers(1, 12)
+PAIRS = [
+    ((6, 7), (9, 3)),
+    ((5, 6, 7), (8, 6, 3)),
+    ((5, 6, 7), (3, 11, 14)),
+    ((1, 4, 5), (3, 4, 2)),
+    ((4, 4, 4), (1, 1, 1)),
+]
+SHAPES = pytest.mark.parametrize(("shape", "target"), PAIRS)
+
+
+@settings(deadline=None)
+@given(SIZES, SIZES, st.sampled_from(KINDS))
+def test_weights_sum_to_one_and_sources_lie_inside(size: int, target: int, kind: Kind) -> None:
+    pairs = list(taps(size, target, kind))
+    torch.testing.assert_close(sum(weight for _, weight in pairs), torch.ones(target))
+    for index, weight in pairs:
+        assert index.shape == weight.shape == (target,)
+        assert 0 <= int(index.min()) <= int(index.max()) < size
+
+
+@EVERY_KIND
+@SHAPES
+def test_the_result_has_the_shape_asked_for_behind_any_leading_axes(
+    shape: tuple[int, ...], target: tuple[int, ...], kind: Kind
+) -> None:
+    assert resample(torch.rand(2, 3, *shape), target, kind).shape == (2, 3, *target)
+    assert resample(torch.rand(shape), target, kind).shape == target
+
+
+@EVERY_KIND
+def test_the_same_shape_changes_nothing(kind: Kind) -> None:
+    array = torch.randn(2, 5, 6, 7)
+    assert torch.equal(resample(array, (5, 6, 7), kind), array)
+
+
+@EVERY_KIND
+@SHAPES
+def test_the_input_is_not_changed(shape: tuple[int, ...], target: tuple[int, ...], kind: Kind) -> None:
+    array = torch.randn(2, *shape)
+    before = array.clone()
+    resample(array, target, kind)
+    assert torch.equal(array, before)
+
+
+@EVERY_KIND
+@SHAPES
+def test_constants_stay_constant(shape: tuple[int, ...], target: tuple[int, ...], kind: Kind) -> None:
+    torch.testing.assert_close(resample(torch.full(shape, -1024.0), target, kind), torch.full(target, -1024.0))
+
+
+@SHAPES
+def test_linear_is_what_torch_computes(shape: tuple[int, ...], target: tuple[int, ...]) -> None:
+    array = torch.randn(2, *shape)
+    mode = "bilinear" if len(shape) == 2 else "trilinear"
+    expected = torch.nn.functional.interpolate(array[None], size=target, mode=mode, align_corners=False)[0]
+    torch.testing.assert_close(resample(array, target, "linear"), expected, atol=1e-5, rtol=1e-5)
+
+
+@SHAPES
+def test_nearest_is_what_torch_computes(shape: tuple[int, ...], target: tuple[int, ...]) -> None:
+    array = torch.randn(2, *shape)
+    expected = torch.nn.functional.interpolate(array[None], size=target, mode="nearest-exact")[0]
+    assert torch.equal(resample(array, target, "nearest"), expected)
+
+
+@pytest.mark.parametrize("size", [(16, 40), (16, 24), (20, 30)])
+def test_cubic_reproduces_a_parabola_away_from_the_edges(size: tuple[int, int]) -> None:
+    """Keys' kernel with a = -1/2 is exact for quadratics."""
+    source, target = size
+
+    def parabola(length: int) -> Tensor:
+        x = (torch.arange(length) + 0.5) * (source / length) - 0.5
+        return 0.3 * x**2 - 2 * x + 1
+
+    result = resample(parabola(source).repeat(3, 1), (3, target), "cubic")
+    inside = slice(target // 5, -target // 5)
+    torch.testing.assert_close(result[:, inside], parabola(target).repeat(3, 1)[:, inside], atol=1e-4, rtol=1e-5)
+
+
+def test_cubic_keeps_the_samples_that_it_hits() -> None:
+    array = torch.randn(9)
+    tripled = resample(array.repeat(2, 1), (2, 27), "cubic")[0]
+    torch.testing.assert_close(tripled[1::3], array)
+
+
+def test_enlarging_moves_nothing() -> None:
+    """The centre of mass of a blob keeps its place in the field of view."""
+    array = torch.zeros(20, 20, 20)
+    array[4:7, 10:12, 15:18] = 1
+    big = resample(array, (40, 30, 50), "linear")
+    for axis, (small, large) in enumerate(zip(array.shape, big.shape, strict=True)):
+        others = [a for a in range(3) if a != axis]
+        before = (array.sum(others) * (torch.arange(small) + 0.5) / small).sum() / array.sum()
+        after = (big.sum(others) * (torch.arange(large) + 0.5) / large).sum() / big.sum()
+        assert float(after) == pytest.approx(float(before), abs=1e-3)
+
+
+def by_hand(labels: Tensor, shape: tuple[int, ...], count: int) -> Tensor:
+    shares = torch.stack([(labels == index).float() for index in range(count)])
+    return resample(shares, shape, "linear")
+
+
+@SHAPES
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_each_voxel_gets_the_label_with_the_largest_share(
+    shape: tuple[int, ...], target: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    labels = torch.randint(0, 5, shape).to(dtype)
+    labels[labels == 3] = 4  # a label that is absent
+    result = resample_labels(labels, target, 5)
+    assert result.dtype == dtype
+    shares = by_hand(labels, target, 5)
+    assert torch.equal(result.long(), shares.argmax(0))
+
+
+def test_labels_of_the_same_grid_are_left_alone() -> None:
+    labels = torch.randint(0, 5, (4, 5, 6))
+    assert torch.equal(resample_labels(labels, (4, 5, 6), 5), labels)
+
+
+def test_a_border_stays_where_it_is() -> None:
+    labels = torch.zeros(10, 4, dtype=torch.int32)
+    labels[5:] = 1
+    assert resample_labels(labels, (40, 4), 2)[:, 0].tolist() == [0] * 20 + [1] * 20
+    assert resample_labels(labels, (2, 4), 2)[:, 0].tolist() == [0, 1]
+
+
+@SHAPES
+@pytest.mark.parametrize("labels", [1, 2, 7])
+@pytest.mark.parametrize("memory", ["channels first", "channels last"])
+def test_the_largest_of_the_interpolated_logits_wins(
+    shape: tuple[int, ...], target: tuple[int, ...], labels: int, memory: str
+) -> None:
+    logits = torch.randn(labels, *shape)
+    if memory == "channels last":
+        logits = logits.movedim(0, -1).contiguous().movedim(-1, 0)
+    for size in (target, shape):
+        result = resample_argmax(logits, size)
+        assert result.dtype == torch.uint8
+        assert torch.equal(result.long(), resample(logits, size, "linear").argmax(0))
+
+
+@SHAPES
+def test_equal_logits_go_to_the_lowest_label(shape: tuple[int, ...], target: tuple[int, ...]) -> None:
+    logits = torch.randn(1, *shape).repeat(3, *(1,) * len(shape))
+    for size in (target, shape):
+        assert resample_argmax(logits, size).max() == 0
+
+
+def test_more_than_256_labels_need_a_wider_type() -> None:
+    logits = torch.zeros(300, 2, 2)
+    logits[299] = 1
+    assert resample_argmax(logits, (3, 3), torch.int32).unique().tolist() == [299]
+    assert resample_argmax(logits, (2, 2), torch.int32).unique().tolist() == [299]
+
+
+def test_the_largest_logit_is_found_without_an_array_of_all_labels() -> None:
+    """Tensors that are alive at once stay below two channels of the result, whatever the number of labels."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, Tensor):
+                largest = max(largest, result.numel())
+            return result
+
+    logits = torch.randn(50, 4, 4, 4)
+    with Watch():
+        resample_argmax(logits, (16, 16, 16))
+    assert largest <= 16**3
