@@ -47,7 +47,7 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/mypy
 
 test: lint  ## lint, then every test that needs neither a GPU nor patience
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	$(BIN)/pytest -m 'slow and not gpu' $(ARGS)

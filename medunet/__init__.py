@@ -7,7 +7,19 @@ costs nothing.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what type checkers and editors see
+    from medunet.config.load import load_config
+    from medunet.config.schema import Config
+    from medunet.errors import MedunetError
+    from medunet.evaluation.folders import evaluate
+    from medunet.geometry import Geometry
+    from medunet.inference.predictor import Predictor
+    from medunet.io.volume import Segmentation, Volume
+    from medunet.labels import LabelMap
+    from medunet.model import Model, load_model
+    from medunet.training.run import train
 
 __version__ = "0.1.0"
 
@@ -26,7 +38,21 @@ _PUBLIC = {
     "train": "medunet.training.run",
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+__all__ = [
+    "Config",
+    "Geometry",
+    "LabelMap",
+    "MedunetError",
+    "Model",
+    "Predictor",
+    "Segmentation",
+    "Volume",
+    "__version__",
+    "evaluate",
+    "load_config",
+    "load_model",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

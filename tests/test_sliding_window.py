@@ -146,6 +146,7 @@ def test_a_volume_smaller_than_the_patch_stands_in_the_middle_of_zeros(shape: tu
     grid = WindowGrid.over(shape, patch, 0.5)
     padded = pad_to(image, grid)
     assert padded.shape == (2, *grid.padded)
+    assert grid.pad == (1, 0, 2)[: len(shape)]
     assert float(padded.square().sum()) == pytest.approx(float(image.square().sum()), rel=1e-5)
     network = convolution(len(shape))
     expected = sliding_window(padded, network, patch)

@@ -50,9 +50,8 @@ def _write(values: NDArray[np.generic], geometry: Geometry, source: Source, path
         header = source.header.copy()
         values = values.reshape(header.get_data_shape())
         header.set_data_dtype(values.dtype)
-        header.set_slope_inter(1, 0)
         header["cal_min"] = header["cal_max"] = 0
-        # No affine is passed: nibabel then leaves qform, sform and their codes as they are.
+        # No affine is passed: nibabel then leaves qform, sform and their codes as they are. The slope it drops itself.
         image = nibabel.Nifti1Image(values, None, header)
     else:
         affine = np.eye(4)

@@ -12,13 +12,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data import set_track_meta
+from monai.data import get_track_meta, set_track_meta
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from medunet.config.schema import Config
 from medunet.errors import MedunetError
@@ -129,19 +130,6 @@ def cut_padded(array: NDArray[Any], start: Sequence[int], size: Sequence[int]) -
     return result
 
 
-class _Counter(Sampler[int]):
-    """Sample numbers from `start` on, without end."""
-
-    def __init__(self, start: int) -> None:
-        self.start = start
-
-    def __iter__(self) -> Iterator[int]:
-        index = self.start
-        while True:
-            yield index
-            index += 1
-
-
 @contextmanager
 def patch_loader(
     dataset: PatchDataset, *, first_sample: int, workers: int, pin_memory: bool
@@ -154,18 +142,24 @@ def patch_loader(
         workers: processes; 0 prepares patches in a thread of this process.
         pin_memory: for transfers to a GPU; needs workers.
     """
-    _plain_tensors()
-    if workers == 0:
-        pool = ThreadPoolExecutor(1, thread_name_prefix="patches")
-        try:
+    tracked = get_track_meta()
+    set_track_meta(False)  # plain tensors: MONAI's MetaTensor doubles the cost of small operations
+    pool = ThreadPoolExecutor(1, thread_name_prefix="patches")
+    try:
+        if workers == 0:
             yield _from_thread(dataset, pool, first_sample)
-        finally:
-            pool.shutdown(cancel_futures=True)
-        return
-    loader = DataLoader(
+        else:
+            yield _from_workers(_worker_loader(dataset, first_sample, workers, pin_memory=pin_memory))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        set_track_meta(tracked)
+
+
+def _worker_loader(dataset: PatchDataset, first_sample: int, workers: int, *, pin_memory: bool) -> DataLoader[Batch]:
+    return DataLoader(
         dataset,
         batch_size=dataset.config.train.batch_size,
-        sampler=_Counter(first_sample),
+        sampler=count(first_sample),
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=True,
@@ -173,7 +167,6 @@ def patch_loader(
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # else it draws from the global one, and a resumed run gets other dropout
     )
-    yield _from_workers(loader)
 
 
 def _from_workers(loader: DataLoader[Batch]) -> Iterator[Batch]:
@@ -202,12 +195,7 @@ def _from_thread(dataset: PatchDataset, pool: ThreadPoolExecutor, first_sample: 
         yield batch
 
 
-def _plain_tensors() -> None:
-    """Switch MONAI's MetaTensor off: it doubles the cost of small operations."""
-    set_track_meta(False)
-
-
 def _start_worker(number: int) -> None:  # noqa: ARG001 - torch's signature
     """Ctrl-C reaches the workers too; only the main process may decide what to do then."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _plain_tensors()
+    set_track_meta(False)

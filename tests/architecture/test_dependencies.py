@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from medunet.cli.doctor import OPTIONAL, REQUIRED
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = {"pydantic_core": "pydantic"}
+PARTS = {"pydantic_core": "pydantic", "itk-core": "itk"}
 """A module that comes with a declared distribution under a name of its own."""
 
 OPTIONAL_IMPORTS = {"pylibjpeg", "libjpeg", "openjpeg", "rle", "jpeg_ls", "tensorboard", "mlflow"}

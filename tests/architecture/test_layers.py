@@ -20,6 +20,7 @@ LAYERS = (
     ("evaluation", "inference", "planning", "training"),
     ("demo", "interop", "report", "service"),
     ("cli",),
+    ("__main__",),
 )
 """The packages and single modules of each layer; one may import from the layers above it in this table."""
 

@@ -125,6 +125,15 @@ def test_a_slope_of_the_source_does_not_touch_the_labels(tmp_path: Path) -> None
     np.testing.assert_array_equal(read_mask(tmp_path / "mask.nii")[0], LABELS.to_values(segmentation.array))
 
 
+def test_a_slope_in_a_header_that_was_made_in_memory_does_not_touch_the_labels(tmp_path: Path) -> None:
+    header = nibabel.Nifti1Image(np.zeros(SHAPE, np.int16), QFORM).header
+    header.set_slope_inter(2.5, -1024)
+    source = Source(Path("image"), "nifti", header=header)
+    segmentation = segmentation_of(Volume(np.zeros((1, *SHAPE)), Geometry.from_affine(QFORM, SHAPE), source))
+    values, _ = read_mask(write_nifti(segmentation, tmp_path / "mask.nii"))
+    np.testing.assert_array_equal(values, LABELS.to_values(segmentation.array))
+
+
 @pytest.mark.parametrize("codes", [(1, 1), (0, 0)])
 def test_a_mask_says_that_it_holds_labels(tmp_path: Path, codes: tuple[int, int]) -> None:
     volume = read_image(source_file(tmp_path / "image.nii", codes))

@@ -58,6 +58,15 @@ def test_in_evaluation_mode_one_tensor_of_logits_has_the_size_of_the_input(confi
 
 
 @EVERY
+def test_a_patch_has_the_same_logits_alone_and_in_a_batch(config: UNetConfig) -> None:
+    network = build(config).eval()
+    images = torch.randn(3, 2, *size_of(network))
+    with torch.no_grad():
+        together, alone = network(images), torch.cat([network(image[None]) for image in images])
+    torch.testing.assert_close(alone, together, atol=1e-4, rtol=1e-4)
+
+
+@EVERY
 def test_in_training_mode_the_outputs_come_finest_first(config: UNetConfig) -> None:
     network = build(config).train()
     image = torch.randn(2, 2, *size_of(network))

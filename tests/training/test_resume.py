@@ -30,7 +30,7 @@ SMALL = {
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the script forks"),
-    pytest.mark.xdist_group("stopped runs"),  # the runs are made once, not once per worker
+    pytest.mark.xdist_group("resume"),  # the runs are made once, not once per worker
 ]
 
 

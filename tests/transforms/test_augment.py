@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -305,19 +306,25 @@ def test_the_same_generator_gives_the_same_intensity_whatever_came_before() -> N
 
 
 def test_several_threads_do_not_disturb_each_other() -> None:
-    augment, image = IntensityAugment(3.0), torch.rand(1, 24, 24, 24)
-    expected = [augment(image, np.random.default_rng(seed)) for seed in range(6)]
-    found: dict[int, bool] = {}
+    """Two threads have both seeded the change before either of them uses its generator."""
 
-    def work(seed: int) -> None:
-        found[seed] = all(torch.equal(augment(image, np.random.default_rng(seed)), expected[seed]) for _ in range(3))
+    class AddSeed:
+        meeting = threading.Barrier(2, timeout=30)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == dict.fromkeys(range(6), True)
+        def set_random_state(self, seed: int) -> None:
+            self.seed = seed
+
+        def __call__(self, image: Tensor) -> Tensor:
+            self.meeting.wait()
+            return image + self.seed
+
+    augment = IntensityAugment()
+    augment.transforms = {2: [AddSeed()]}  # type: ignore[list-item]
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda seed: augment(torch.zeros(1, 1, 1), np.random.default_rng(seed)), (1, 2)))
+    assert [int(r) for r in results] == pytest.approx(
+        [int(np.random.default_rng(seed).integers(2**32)) for seed in (1, 2)], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,11 @@ def test_labels_of_the_same_grid_are_left_alone() -> None:
     assert torch.equal(resample_labels(labels, (4, 5, 6), 5), labels)
 
 
+def test_a_value_that_is_no_label_never_wins() -> None:
+    labels = torch.randint(0, 3, (6, 6))
+    assert resample_labels(labels, (9, 9), 2).max() == 1
+
+
 def test_a_border_stays_where_it_is() -> None:
     labels = torch.zeros(10, 4, dtype=torch.int32)
     labels[5:] = 1
