@@ -123,6 +123,19 @@ def as_array_image(scan: Path, folder: Path) -> Any:
     return nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine)
 
 
+def as_itk(scan: Path, folder: Path) -> Any:
+    import itk
+
+    image = nibabel.load(scan)
+    result = itk.image_from_array(np.ascontiguousarray(np.asarray(image.dataobj).transpose()))
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    result.SetSpacing(spacing.tolist())
+    result.SetOrigin(lps[:3, 3].tolist())
+    result.SetDirection(itk.matrix_from_array(lps[:3, :3] / spacing))
+    return result
+
+
 SOURCES: dict[str, Callable[[Path, Path], Any]] = {
     "path": lambda scan, _: scan,
     "text": lambda scan, _: str(scan),
@@ -130,11 +143,13 @@ SOURCES: dict[str, Callable[[Path, Path], Any]] = {
     "nibabel": lambda scan, _: nibabel.load(scan),
     "nibabel array": as_array_image,
     "SimpleITK": lambda scan, _: SimpleITK.ReadImage(str(scan)),
+    "itk": as_itk,
     "NRRD": as_nrrd,
     "Volume": as_volume,
 }
 
 
+@pytest.mark.filterwarnings("ignore:builtin type:DeprecationWarning")  # itk's SWIG; as an error it kills the process
 @pytest.mark.parametrize("kind", SOURCES)
 def test_every_kind_of_source_gives_the_same_array(
     predictor: Predictor, scan: Path, expected: Any, kind: str, tmp_path: Path
