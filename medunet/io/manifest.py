@@ -154,15 +154,41 @@ def read_manifest(
     """Read and check a data set; no image is opened.
 
     Args:
-        root: the folder, or its `dataset.json` or CSV.
-        format: one of `FORMATS`, or "auto".
-        channels: image channels that are expected; a case has one file for all of them or one for each. None: any.
-        require_labels: refuse cases without a mask.
+        root, format, channels, require_labels: as in `survey`.
         log_notes: log the notes of the manifest as warnings.
 
     Raises:
         UsageError: `root` or `format` does not exist.
         DatasetError: with every problem that was found.
+    """
+    manifest, problems = survey(root, format, channels=channels, require_labels=require_labels)
+    if problems:
+        raise unusable(root, manifest, problems)
+    for note in manifest.notes if log_notes else ():
+        _LOG.warning("%s", note)
+    return manifest
+
+
+def unusable(root: Path, manifest: Manifest, problems: Sequence[Problem]) -> DatasetError:
+    """The error that lists `problems`."""
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return DatasetError(f"The data set {root} cannot be used ({count}, read as {manifest.format}).", problems=problems)
+
+
+def survey(
+    root: Path, format: str = "auto", *, channels: int | None = 1, require_labels: bool = True
+) -> tuple[Manifest, list[Problem]]:
+    """Read a data set with everything that is wrong with its listing; no image is opened.
+
+    Args:
+        root: the folder, or its `dataset.json` or CSV.
+        format: one of `FORMATS`, or "auto".
+        channels: image channels that are expected; a case has one file for all of them or one for each. None: any.
+        require_labels: refuse cases without a mask.
+
+    Raises:
+        UsageError: `root` or `format` does not exist.
+        DatasetError: the listing cannot be read at all.
     """
     try:
         layout, source = _locate(root, format)
@@ -174,12 +200,7 @@ def read_manifest(
     problems = [*listing.problems, *_case_problems(listing.cases, channels, require_labels)]
     if not problems and not listing.cases:
         problems.append(Problem(str(source), "", "it lists no case."))
-    if problems:
-        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        raise DatasetError(f"The data set {root} cannot be used ({count}, read as {layout}).", problems=problems)
-    for note in listing.notes if log_notes else ():
-        _LOG.warning("%s", note)
-    return Manifest(
+    manifest = Manifest(
         cases=tuple(sorted(listing.cases, key=lambda case: case.id)),
         label_names=listing.label_names,
         modality=listing.modality,
@@ -187,6 +208,7 @@ def read_manifest(
         format=layout,
         notes=tuple(listing.notes),
     )
+    return manifest, problems
 
 
 def _case_problems(cases: Sequence[Case], channels: int | None, require_labels: bool) -> list[Problem]:

@@ -8,7 +8,6 @@ train.log, checkpoints/{last,best}.pt, model/ and validation/ (masks and per_cas
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -20,19 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from medunet.atomic import make_folder, write_json, write_text
-from medunet.config.load import dump_config, load_config
+from medunet.atomic import make_folder
 from medunet.config.schema import Config
 from medunet.engines.device import resolve_device
-from medunet.errors import DatasetError, Interrupted, UsageError
+from medunet.errors import DatasetError, Interrupted
 from medunet.io.case import Case
 from medunet.io.check import CaseStatistics, check_cases
-from medunet.io.folds import assign_folds, split, write_splits
-from medunet.io.manifest import Manifest, read_manifest
+from medunet.io.folds import split
+from medunet.io.manifest import Manifest, survey, unusable
 from medunet.labels import LabelMap
 from medunet.model import save_model
 from medunet.training.cache import CachedCase, prepare_cases
 from medunet.training.checkpoint import load_checkpoint
+from medunet.training.folder import LAST, claim, record, remove_empty
 from medunet.training.observe import Observer, log_to
 from medunet.training.parts import Parts, build_parts, explain, out_of_memory
 from medunet.training.patches import PatchDataset
@@ -40,15 +39,6 @@ from medunet.training.session import Progress, Session, automatic_workers
 from medunet.training.validate import Validation, Validator
 
 logger = logging.getLogger("medunet")
-
-CONFIG_FILE = "config.yaml"
-LAST = Path("checkpoints") / "last.pt"
-
-_MAY_CHANGE = (
-    *("name", "data.root", "data.format", "data.cache", "validate", "inference", "postprocess", "logging"),
-    *("train.epochs", "train.budget", "train.workers", "train.precision", "train.clip_norm", "train.optimizer.lr"),
-)
-"""Keys that may differ when a run is resumed; `validate`, `inference` and so on with all that is below them."""
 
 
 @dataclass(frozen=True)
@@ -93,24 +83,58 @@ def train(
         DeviceError: no such device, or out of memory.
     """
     folder = Path(out) if out is not None else Path("runs") / config.name
+    observer = observer or Observer()
     where = resolve_device(device)
-    _claim(folder, config, resume=resume)
+    claim(folder, config, resume=resume)
+    try:
+        manifest, statistics = _examine(config, observer)
+    except BaseException:
+        remove_empty(folder)
+        raise
     with log_to(folder / "train.log"):
-        return _train(config, folder, where, observer or Observer())
+        return _train(config, folder, where, observer, manifest, statistics)
 
 
-def _train(config: Config, folder: Path, device: torch.device, observer: Observer) -> TrainingResult:
-    labels = LabelMap.from_mapping(config.labels)
-    manifest = read_manifest(Path(config.data.root), config.data.format, channels=len(config.data.modality))
-    training, held_out = split(manifest.cases, config.data.fold, config.data.folds)
-    statistics = check_cases(
-        manifest.cases,
-        labels,
-        channels=len(config.data.modality),
-        progress=lambda done, total: observer.stage("check", done, total),
-    )
+def _examine(config: Config, observer: Observer) -> tuple[Manifest, list[CaseStatistics]]:
+    """List the cases and read each once.
+
+    Raises:
+        DatasetError: with every problem of the listing and of the files.
+    """
+    root, channels = Path(config.data.root), len(config.data.modality)
+    manifest, problems = survey(root, config.data.format, channels=channels)
+    if not problems:
+        split(manifest.cases, config.data.fold, config.data.folds)  # a fold that does not exist is told at once
+    there = [case for case in manifest.cases if all(path.exists() for path in (*case.images, case.label) if path)]
+    statistics: list[CaseStatistics] = []
+    try:
+        statistics = check_cases(
+            there,
+            LabelMap.from_mapping(config.labels),
+            channels=channels,
+            progress=lambda done, total: observer.stage("check", done, total),
+        )
+    except DatasetError as error:
+        problems += error.problems
+    if problems:
+        raise unusable(root, manifest, list(dict.fromkeys(problems)))
     _check_rank(statistics, config)
-    _record(config, folder, manifest, statistics)
+    return manifest, statistics
+
+
+def _train(
+    config: Config,
+    folder: Path,
+    device: torch.device,
+    observer: Observer,
+    manifest: Manifest,
+    statistics: Sequence[CaseStatistics],
+) -> TrainingResult:
+    for note in manifest.notes:
+        logger.warning("%s", note)
+    labels = LabelMap.from_mapping(config.labels)
+    training, held_out = split(manifest.cases, config.data.fold, config.data.folds)
+    record(config, folder, manifest, statistics)
     logger.info(
         "%d cases: %d for training, %d held out (fold %d of %d).",
         len(manifest.cases),
@@ -210,49 +234,6 @@ def _finish(
     return TrainingResult(folder, model, result, best_epoch)
 
 
-def _claim(folder: Path, config: Config, *, resume: bool) -> None:
-    """Make the run folder, or make sure that it belongs to this config."""
-    recorded = folder / CONFIG_FILE
-    if not resume and recorded.is_file():
-        raise UsageError(f"{folder} holds a run already.", "Go on with --resume, or choose another folder with --out.")
-    if resume and not recorded.is_file():
-        raise UsageError(f"There is no run to resume in {folder}.", "Leave out --resume, or check --out.")
-    if resume and (folder / LAST).is_file():
-        _check_same(load_config(recorded), config, folder)
-    make_folder(folder / LAST.parent)
-    for part in (folder / LAST.parent).glob(".*.part-*"):
-        part.unlink()  # of a run that was killed while it saved
-
-
-def _check_same(before: Config, now: Config, folder: Path) -> None:
-    """A resumed run may last longer, lie elsewhere, or be rescued from a loss that exploded; else it is the same."""
-    old, new = _flat(before), _flat(now)
-    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    fixed = [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)]
-    if fixed:
-        raise UsageError(
-            f"{', '.join(fixed)} differ from the run in {folder}, so it cannot be resumed with this config.",
-            f"Use --config {folder / CONFIG_FILE}, or start a new run with --out.",
-        )
-    if changed:
-        logger.info("From here on the run has another %s.", ", ".join(changed))
-
-
-def _flat(config: Config) -> dict[str, Any]:
-    """Dotted key paths to values; labels as one value, because their order counts too."""
-    result: dict[str, Any] = {}
-
-    def visit(value: Any, path: str) -> None:
-        if isinstance(value, dict) and path != "labels":
-            for key, item in value.items():
-                visit(item, f"{path}.{key}" if path else key)
-        else:
-            result[path] = list(value.items()) if isinstance(value, dict) else value
-
-    visit(config.model_dump(mode="json", by_alias=True), "")
-    return result
-
-
 def _check_rank(statistics: Sequence[CaseStatistics], config: Config) -> None:
     """A 3D network needs volumes; a 2D network takes both, volumes slice by slice. All cases have one rank."""
     rank = len(statistics[0].shape)
@@ -260,27 +241,6 @@ def _check_rank(statistics: Sequence[CaseStatistics], config: Config) -> None:
         raise DatasetError(
             f"network.dims is {config.network.dims}, but the images have {rank} axes.", f"Set network.dims to {rank}."
         )
-
-
-def _record(config: Config, folder: Path, manifest: Manifest, statistics: Sequence[CaseStatistics]) -> None:
-    """Write config.yaml, splits.json and dataset.json; from here on the folder counts as a run.
-
-    Raises:
-        DatasetError: the folder has checkpoints of a run with other folds: held-out cases could have been trained on.
-    """
-    assigned = assign_folds(manifest.cases, config.data.folds)
-    splits = folder / "splits.json"
-    if splits.is_file() and (folder / LAST).is_file():
-        before = {case: n for n, part in enumerate(json.loads(splits.read_bytes())) for case in part["val"]}
-        if before != assigned:
-            raise DatasetError(
-                f"The folds of the data set differ from those that the run in {folder} was trained with "
-                "(cases were added, removed or renamed).",
-                "Restore the data set, or start a new run with --out.",
-            )
-    write_splits(folder, assigned)
-    write_json(folder / "dataset.json", {"cases": [entry.to_json() for entry in statistics]})
-    write_text(folder / CONFIG_FILE, dump_config(config))
 
 
 def _prepare(
