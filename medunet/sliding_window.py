@@ -82,6 +82,16 @@ class WindowGrid:
         for corner in itertools.product(*self.starts):
             yield tuple(slice(start, start + size) for start, size in zip(corner, self.patch, strict=True))
 
+    def shares(self) -> list[dict[int, Tensor]]:
+        """Per axis and first voxel: weights (patch,) of that window, divided by the sum over all windows there.
+
+        The product over axes is the share that a window has in each voxel; shares add up to 1.
+        """
+        return [
+            {start: gaussian_weights(patch) / sums[start : start + patch] for start in starts}
+            for patch, starts, sums in zip(self.patch, self.starts, self.axis_sums(), strict=True)
+        ]
+
     def axis_sums(self) -> list[Tensor]:
         """Per axis: sum of the window weights at each voxel; the product over axes is the sum over windows."""
         sums = []
@@ -116,7 +126,7 @@ def sliding_window(
     """
     grid = WindowGrid.over(image.shape[1:], patch, overlap)
     image = pad_to(image, grid)
-    weight = outer([gaussian_weights(p) for p in patch]).to(image.device)
+    shares = [{start: share.to(image.device) for start, share in axis.items()} for axis in grid.shares()]
     total: Tensor | None = None
     windows = grid.windows()
     while batch := list(itertools.islice(windows, batch_size)):
@@ -124,13 +134,10 @@ def sliding_window(
         if total is None:
             total = _accumulator(logits, grid.padded, image.device)
         for window, values in zip(batch, logits, strict=True):
-            total[_all_channels(window)].addcmul_(values.to(image.device), weight)
+            share = outer([axis[box.start] for axis, box in zip(shares, window, strict=True)])
+            total[_all_channels(window)].addcmul_(values.to(image.device), share)
     if total is None:
         raise ValueError("A volume has at least one window.")
-    for axis, sums in enumerate(grid.axis_sums()):
-        view = [1] * total.ndim
-        view[axis + 1] = -1
-        total /= sums.to(total.device).view(view)
     inside = tuple(slice(p, p + n) for p, n in zip(grid.pad, grid.shape, strict=True))
     return total[_all_channels(inside)]
 

@@ -16,7 +16,7 @@ from medunet.sliding_window import WindowGrid, sliding_window
 
 PATCH = (64, 64, 64)
 SHAPE = (160, 160, 96)
-ROUNDS = 5
+ROUNDS = 9
 
 
 @pytest.mark.benchmark
