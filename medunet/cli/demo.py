@@ -43,6 +43,8 @@ def _print(result: DemoResult) -> None:
             continue
         volumes = f"{score.prediction_ml:7.1f} ml (truth {score.reference_ml:.1f} ml)"
         print(f"  {row.label:<10} Dice {score.dice:.3f}   {volumes}")
+    if any(row.score is not None and (row.score.dice or 0.0) < 0.5 for row in result.evaluation.rows):
+        print("  (What is small needs a longer training than a demo's: medunet train ... --set train.budget=30min)")
     print(f"\nMask      {result.mask}")
     print(f"Pictures  {', '.join(str(path) for path in result.pictures)}")
     print(f"Model     {result.training.model}")
