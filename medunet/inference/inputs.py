@@ -84,7 +84,7 @@ def find_inputs(path: Path, *, channels: int = 1) -> list[Input]:
             return _studies(path)
         return [Input(stem(path), (path,))]
     files = sorted(entry for entry in path.iterdir() if entry.is_file() and image_ending(entry))
-    found = [*_from_files(files, channels), *_studies(path)]
+    found = [*_from_files(files, channels), *_studies(path, alone=not files)]
     if not found:
         raise UsageError(
             f"{path} holds no image file and no DICOM series.",
@@ -103,8 +103,11 @@ def _from_files(files: Sequence[Path], channels: int) -> list[Input]:
     return [Input(case, tuple(paths)) for case, paths in cases.items()]
 
 
-def _studies(path: Path) -> list[Input]:
-    """One input per DICOM study at or below `path`, named after the sub-folder that holds it, or after `path`."""
+def _studies(path: Path, *, alone: bool = True) -> list[Input]:
+    """One input per DICOM study at or below `path`.
+
+    A study that is all there is (`alone`) is named after `path`, else after the sub-folder that holds it, if one does.
+    """
     export = scan(path)
     studies: dict[str, list[Series]] = defaultdict(list)
     for series in export.series:
@@ -112,7 +115,8 @@ def _studies(path: Path) -> list[Input]:
     result = []
     for found in studies.values():
         tops = {_top(path, file) for series in found for file in series.files}
-        name = tops.pop() if len(tops) == 1 and len(studies) > 1 else _plain_name(path.resolve())
+        only = alone and len(studies) == 1
+        name = tops.pop() if len(tops) == 1 and not only else _plain_name(path.resolve())
         result.append(Input(name, (path,), tuple(found), tuple(export.ignored) if len(studies) == 1 else ()))
     return result
 

@@ -108,3 +108,15 @@ def test_nothing_to_segment_is_a_wrong_call(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(UsageError, match="holds no image file and no DICOM series"):
         find_inputs(tmp_path)
+
+
+def test_a_study_beside_image_files_is_named_after_its_folder(tmp_path: Path) -> None:
+    write_study(tmp_path / "ward7")
+    write(tmp_path / "scan.nii.gz")
+    assert ids(tmp_path) == ["scan", "ward7"]
+
+
+def test_several_studies_are_named_after_their_folders(tmp_path: Path) -> None:
+    write_study(tmp_path / "a", seed=1)
+    write_study(tmp_path / "b", seed=2)
+    assert ids(tmp_path) == ["a", "b"]
