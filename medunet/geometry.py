@@ -241,6 +241,17 @@ class Geometry:
         return f"an affine that puts a corner {distance:.2f} mm away"
 
 
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...] | None:
+    """The smallest box that holds all of `mask` (*spatial), one slice per axis; None if it is empty."""
+    box = []
+    for axis in range(mask.ndim):
+        hits = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        if not hits.size:
+            return None
+        box.append(slice(int(hits[0]), int(hits[-1]) + 1))
+    return tuple(box)
+
+
 def format_mm(spacing: Sequence[float]) -> str:
     """`0.7 x 0.7 x 5 mm`."""
     return " x ".join(f"{value:.4g}" for value in spacing) + " mm"

@@ -7,6 +7,7 @@ Dice, Tversky and deep supervision are MONAI's, cross-entropy is torch's; all ta
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from monai.losses import DeepSupervisionLoss, DiceLoss, TverskyLoss
@@ -15,6 +16,14 @@ from torch import Tensor, nn
 from medunet.config.schema import CrossEntropyConfig, DiceLossConfig, FocalConfig, LossTerm, TverskyConfig
 
 _SMOOTH = 1e-5
+_REGION: dict[str, Any] = {
+    "include_background": False,
+    "to_onehot_y": True,
+    "softmax": True,
+    "smooth_nr": _SMOOTH,
+    "smooth_dr": _SMOOTH,
+}
+"""What the overlap losses have in common."""
 
 
 class CrossEntropy(nn.Module):
@@ -47,14 +56,7 @@ class Focal(nn.Module):
 
 
 def _dice(config: DiceLossConfig) -> nn.Module:
-    loss: nn.Module = DiceLoss(
-        include_background=False,
-        to_onehot_y=True,
-        softmax=True,
-        batch=config.batch,
-        smooth_nr=_SMOOTH,
-        smooth_dr=_SMOOTH,
-    )
+    loss: nn.Module = DiceLoss(batch=config.batch, **_REGION)
     return loss
 
 
@@ -63,16 +65,7 @@ def _cross_entropy(config: CrossEntropyConfig) -> nn.Module:  # noqa: ARG001 - o
 
 
 def _tversky(config: TverskyConfig) -> nn.Module:
-    loss: nn.Module = TverskyLoss(
-        include_background=False,
-        to_onehot_y=True,
-        softmax=True,
-        alpha=config.alpha,
-        beta=config.beta,
-        batch=config.batch,
-        smooth_nr=_SMOOTH,
-        smooth_dr=_SMOOTH,
-    )
+    loss: nn.Module = TverskyLoss(alpha=config.alpha, beta=config.beta, batch=config.batch, **_REGION)
     return loss
 
 

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medunet.errors import DataError, GeometryError
-from medunet.geometry import format_shape
+from medunet.geometry import bounding_box, format_shape
 from medunet.labels import LabelMap
 
 _ROUNDING = 1e-6
@@ -112,7 +112,7 @@ def score_structure(
         DataError: the tolerance is negative or not finite.
     """
     _check(prediction, reference, spacing, tolerance_mm)
-    box = _around(_union([_bounds(prediction), _bounds(reference)]), reference.shape)
+    box = _around(_union([bounding_box(prediction), bounding_box(reference)]), reference.shape)
     p, r = prediction[box], reference[box]
     n_p, n_r, n_both = (int(np.count_nonzero(mask)) for mask in (p, r, p & r))
     voxel_ml = float(np.prod(np.asarray(spacing, dtype=float))) / 1000.0
@@ -248,17 +248,6 @@ def _shapes_differ(prediction: NDArray[np.generic], reference: NDArray[np.generi
 
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _bounds(mask: NDArray[np.bool_]) -> Box | None:
-    """The smallest box that holds all of `mask`; None if it is empty."""
-    box = []
-    for axis in range(mask.ndim):
-        hits = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        if not hits.size:
-            return None
-        box.append(slice(int(hits[0]), int(hits[-1]) + 1))
-    return tuple(box)
 
 
 def _boxes_by_value(array: NDArray[np.generic]) -> dict[int, Box]:

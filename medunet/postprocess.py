@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from medunet.config.schema import FillHolesConfig, LargestComponentConfig, PostprocessStep, RemoveSmallConfig
 from medunet.errors import UsageError
+from medunet.geometry import bounding_box
 from medunet.labels import LabelMap
 
 Labels = NDArray[np.generic]
@@ -78,18 +79,7 @@ def postprocess(array: Labels, steps: Sequence[PostprocessStep], labels: LabelMa
                 f"The labels are {labels.describe()}.",
             )
         index = labels.names.index(step.label)
-        box = _bounding_box(result == index)
+        box = bounding_box(result == index)
         if box is not None:
             STEPS[step.name](result[box], index, step, voxel_ml)
     return result
-
-
-def _bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...] | None:
-    """Slices around all that is set; None if nothing is."""
-    box = []
-    for axis in range(mask.ndim):
-        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        if hit.size == 0:
-            return None
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)

@@ -56,9 +56,12 @@ class Validator:
         self.labels = labels
         self.interrupted = interrupted
 
-    def segment(self, case: CachedCase, *, tta: bool) -> NDArray[np.generic]:
+    def _engine(self) -> TorchEngine:
+        """The network as it is, put into evaluation mode."""
+        return TorchEngine(self.parts.network, self.config.network.dims, self.parts.device, self.parts.precision)
+
+    def segment(self, case: CachedCase, engine: TorchEngine, *, tta: bool) -> NDArray[np.generic]:
         """Indices (*spatial) on the original grid of a case."""
-        engine = TorchEngine(self.parts.network, self.config.network.dims, self.parts.device, self.parts.precision)
         image = torch.from_numpy(np.array(case.image()))
         logits = network_logits(
             image,
@@ -75,12 +78,13 @@ class Validator:
     def run(self, cases: Sequence[CachedCase], *, tta: bool = False) -> Validation:
         """Dice per label over `cases`, through MONAI's SupervisedEvaluator."""
         rows: list[list[float | None]] = []
+        network = self._engine()
 
         def score(engine: Any, case: CachedCase) -> None:
             if self.interrupted():
                 engine.terminate()
                 return
-            prediction = self.segment(case, tta=tta)
+            prediction = self.segment(case, network, tta=tta)
             rows.append(dice_per_label(prediction, case.reference(), len(self.labels)))
 
         evaluator = SupervisedEvaluator(
@@ -104,8 +108,9 @@ class Validator:
         """
         rows: list[dict[str, Any]] = []
         dice: list[list[float | None]] = []
+        engine = self._engine()
         for done, case in enumerate(cases, start=1):
-            prediction = self.segment(case, tta=self.config.inference.tta)
+            prediction = self.segment(case, engine, tta=self.config.inference.tta)
             geometry = case.record.original
             source = Source(Path(case.id), "array")
             write_nifti(Segmentation(prediction, geometry, self.labels, source), folder / f"{case.id}_seg.nii.gz")

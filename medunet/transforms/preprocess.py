@@ -26,7 +26,7 @@ from medunet.config.schema import (
     PreprocessConfig,
 )
 from medunet.errors import DataError
-from medunet.geometry import Geometry, Reorientation
+from medunet.geometry import Geometry, Reorientation, bounding_box
 from medunet.io.volume import Volume
 from medunet.transforms.resample import resample, resample_argmax, resample_labels
 
@@ -197,20 +197,15 @@ def _box(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
 
 
 def _crop_box(array: NDArray[Any], config: PreprocessConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """First voxel and size of what is kept: all of it without a crop, or where nothing is above the threshold."""
     shape = array.shape[1:]
-    if config.crop is None:
+    box = None if config.crop is None else bounding_box(np.any(array > config.crop.above, axis=0))
+    if config.crop is None or box is None:
         return (0,) * len(shape), tuple(shape)
-    inside: NDArray[Any] = np.any(array > config.crop.above, axis=0)
-    start, size = [], []
-    for axis in range(inside.ndim):
-        hit = np.flatnonzero(inside.any(axis=tuple(a for a in range(inside.ndim) if a != axis)))
-        if hit.size == 0:
-            return (0,) * len(shape), tuple(shape)
-        low = max(0, int(hit[0]) - config.crop.margin)
-        high = min(shape[axis], int(hit[-1]) + 1 + config.crop.margin)
-        start.append(low)
-        size.append(high - low)
-    return tuple(start), tuple(size)
+    margin = config.crop.margin
+    start = tuple(max(0, side.start - margin) for side in box)
+    stop = tuple(min(n, side.stop + margin) for side, n in zip(box, shape, strict=True))
+    return start, tuple(high - low for low, high in zip(start, stop, strict=True))
 
 
 def _rules(config: PreprocessConfig, channels: int) -> tuple[Intensity, ...]:
