@@ -27,6 +27,7 @@ from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from medunet.atomic import atomic_folder
+from medunet.config.derived import mirror_axes
 from medunet.config.schema import Config, Positive, PostprocessStep, PreprocessConfig, Section, UNetConfig
 from medunet.errors import DataError, ModelError, UsageError
 from medunet.labels import LabelMap
@@ -117,13 +118,6 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def mirror_axes(config: Config) -> tuple[int, ...]:
-    """Axes over which test-time augmentation averages: those that training mirrored."""
-    if config.augment.mirror_axes is not None:
-        return config.augment.mirror_axes
-    return tuple(range(config.network.dims)) if config.augment.preset != "none" else ()
-
-
 def save_model(folder: str | Path, config: Config, weights: Mapping[str, Tensor], training: Mapping[str, Any]) -> Path:
     """Write a model folder atomically.
 
@@ -150,7 +144,7 @@ def save_model(folder: str | Path, config: Config, weights: Mapping[str, Tensor]
             overlap=config.inference.overlap,
             batch_size=config.inference.batch_size,
             tta=config.inference.tta,
-            mirror_axes=mirror_axes(config),
+            mirror_axes=mirror_axes(config.augment, config.network.dims),
         ),
         postprocess=config.postprocess,
         training=dict(training),

@@ -13,9 +13,10 @@ import safetensors.torch
 import torch
 import yaml
 
+from medunet.config.derived import mirror_axes
 from medunet.config.schema import Config
 from medunet.errors import MedunetError, ModelError, OutputError, UsageError
-from medunet.model import SPEC_FILE, WEIGHTS_FILE, load_model, mirror_axes, save_model
+from medunet.model import SPEC_FILE, WEIGHTS_FILE, load_model, save_model
 from medunet.networks.registry import build_network
 
 CONFIG = Config.model_validate(
@@ -143,7 +144,7 @@ def test_only_axes_that_training_mirrored_are_mirrored_in_prediction(
     augment: dict[str, Any], axes: tuple[int, ...]
 ) -> None:
     config = CONFIG.model_copy(update={"augment": type(CONFIG.augment)(**augment)})
-    assert mirror_axes(config) == axes
+    assert mirror_axes(config.augment, config.network.dims) == axes
 
 
 # what is no model

@@ -1,8 +1,9 @@
-"""Numbers that follow from a configuration: per-level strides and kernels, the total stride, the budget in seconds."""
+"""Numbers that follow from a configuration: per-level strides and kernels, the total stride, mirrored
+axes, the budget in seconds."""
 
 from __future__ import annotations
 
-from medunet.config.schema import UNetConfig
+from medunet.config.schema import AugmentConfig, UNetConfig
 
 
 def level_strides(network: UNetConfig) -> tuple[tuple[int, ...], ...]:
@@ -35,3 +36,10 @@ def budget_seconds(budget: str | None) -> float | None:
     number = float(budget.rstrip("secminh "))
     unit = budget.lstrip("0123456789. ")
     return number * {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}[unit]
+
+
+def mirror_axes(augment: AugmentConfig, dims: int) -> tuple[int, ...]:
+    """Axes that training mirrors, and over which test-time augmentation may therefore average."""
+    if augment.mirror_axes is not None:
+        return augment.mirror_axes
+    return tuple(range(dims)) if augment.preset != "none" else ()

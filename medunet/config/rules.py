@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from medunet.config.derived import budget_seconds, level_kernels, level_strides, total_stride
+from medunet.config.derived import budget_seconds, level_kernels, level_strides, mirror_axes, total_stride
 from medunet.config.document import KeyPath, as_written
 from medunet.config.schema import Config, IntensityCtWindow, IntensityPercentile, SgdConfig, TverskyConfig, UNetConfig
 from medunet.labels import BACKGROUND
@@ -316,7 +316,7 @@ def _augment(config: Config) -> Iterator[Finding]:
             _list(augment.scale_range),
             f"Write [{high:g}, {low:g}].",
         )
-    if config.inference.tta and (augment.mirror_axes == () or (augment.preset == "none" and not axes)):
+    if config.inference.tta and not mirror_axes(augment, config.network.dims):
         yield Finding(
             (("inference", "tta"), _MIRROR, ("augment", "preset")),
             "needs a network that was trained with mirrored patches, but augment mirrors no axis.",

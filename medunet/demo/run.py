@@ -16,8 +16,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from medunet.atomic import make_folder, write_json
 from medunet.config.load import load_config
 from medunet.demo.dicom_export import write_ct_export
@@ -29,6 +27,7 @@ from medunet.export.nifti import write_nifti, write_nifti_array
 from medunet.export.picture import write_overlay
 from medunet.inference.batch import predict
 from medunet.inference.predictor import Predictor
+from medunet.io.files import read_mask
 from medunet.io.read import read_volume
 from medunet.io.volume import Segmentation, Source
 from medunet.labels import LabelMap
@@ -140,8 +139,8 @@ def _draw(folder: Path, export: Path, mask: Path, reference: Path, labels: Label
     volume = read_volume(export)
 
     def load(path: Path) -> Segmentation:
-        read = read_volume(path)
-        return Segmentation(labels.to_indices(read.array[0].astype(np.int64)), read.geometry, labels, read.source)
+        values, geometry = read_mask(path)
+        return Segmentation(labels.to_indices(values), geometry, labels)
 
     prediction, truth = load(mask), load(reference)
     pictures = folder / "pictures"

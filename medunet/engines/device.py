@@ -63,6 +63,12 @@ def resolve_precision(wish: str, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that no memory is left; for that of the computer it has no class of its own."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text
+
+
 def place(network: nn.Module, dims: int, device: torch.device) -> nn.Module:
     """Move a network to `device`, its weights channels last."""
     moved: nn.Module = network.to(device)

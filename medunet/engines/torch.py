@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medunet.engines.device import channels_last, place
+from medunet.engines.device import channels_last, is_out_of_memory, place
 from medunet.errors import DeviceError
 
 
@@ -39,7 +39,7 @@ class TorchEngine:
                 logits: Tensor = self.network(patches.to(self.device).contiguous(memory_format=self.format))
             return logits.float()
         except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            if not is_out_of_memory(error):
                 raise
             raise DeviceError(
                 f"{self.device} ran out of memory on {patches.shape[0]} windows of {tuple(patches.shape[2:])}.",

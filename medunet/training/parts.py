@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from medunet.config.schema import Config, OptimizerConfig
-from medunet.engines.device import channels_last, place, resolve_precision
+from medunet.engines.device import channels_last, is_out_of_memory, place, resolve_precision
 from medunet.errors import DeviceError, MedunetError, TrainingError
 from medunet.losses import build_loss
 from medunet.networks.registry import build_network
@@ -162,15 +162,14 @@ def _apply_gradient(parts: Parts, loss: Tensor, clip_norm: float | None) -> None
 def explain(error: RuntimeError, config: Config, device: torch.device) -> MedunetError | None:
     """What torch's error means to a user; None if it is none of the known ones.
 
-    torch has no class of its own for a full memory of the computer or a worker process that was killed.
+    torch has no class of its own for a worker process that was killed.
     """
-    text = str(error)
-    if "DataLoader worker" in text:
+    if "DataLoader worker" in str(error):
         return TrainingError(
             "A process that prepares patches was killed, most likely for lack of memory or shared memory (/dev/shm).",
             "Go on with --resume --set train.workers=0, or give a container more with --shm-size.",
         )
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text:
+    if is_out_of_memory(error):
         return out_of_memory(config, device)
     return None
 

@@ -16,13 +16,13 @@ from monai.engines import SupervisedEvaluator
 from numpy.typing import NDArray
 
 from medunet.atomic import write_text
+from medunet.config.derived import mirror_axes
 from medunet.config.schema import Config
 from medunet.engines.torch import TorchEngine
 from medunet.export.nifti import write_nifti
 from medunet.io.volume import Segmentation, Source
 from medunet.labels import LabelMap
 from medunet.metrics import StructureScore, dice_per_label, score_case
-from medunet.model import mirror_axes
 from medunet.postprocess import postprocess
 from medunet.sliding_window import network_logits
 from medunet.training.cache import CachedCase
@@ -69,7 +69,7 @@ class Validator:
             self.config.train.patch_size,
             overlap=self.config.inference.overlap,
             batch_size=self.config.inference.batch_size,
-            mirror_axes=mirror_axes(self.config) if tta else (),
+            mirror_axes=mirror_axes(self.config.augment, self.config.network.dims) if tta else (),
         )
         indices = restore(logits, case.record, dtype=self.labels.index_dtype)
         voxel_ml = case.record.original.voxel_volume_ml

@@ -30,6 +30,7 @@ from monai.transforms import (
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medunet.config.derived import mirror_axes
 from medunet.config.schema import AugmentConfig
 
 _UNEVEN = 3.0
@@ -93,9 +94,6 @@ def spatial_settings(config: AugmentConfig, patch: Sequence[int], spacing: Seque
         rotation: tuple[float, ...] = (limit,)
     else:
         rotation = tuple(limit if thick in (None, axis) else 0.0 for axis in range(3))
-    mirror = config.mirror_axes
-    if mirror is None:
-        mirror = tuple(range(rank)) if config.preset in ("nnunet", "mirror") else ()
     default = 0.2 if active else 0.0
     return SpatialSettings(
         rotation=rotation,
@@ -103,7 +101,7 @@ def spatial_settings(config: AugmentConfig, patch: Sequence[int], spacing: Seque
         scale=config.scale_range or (0.7, 1.4),
         scale_probability=default if config.scale_probability is None else config.scale_probability,
         scale_axes=tuple(axis for axis in range(rank) if axis != thick),
-        mirror_axes=mirror,
+        mirror_axes=mirror_axes(config, rank),
         spacing=tuple(spacing),
     )
 
