@@ -14,6 +14,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
+PEER_VERSION := 0.4.4
+PEER := .peers/dynamic-network-architectures-$(PEER_VERSION)/.installed
 
 # Each pytest worker keeps to one thread, so that two workers fill two cores and no more.
 test test-slow: export OMP_NUM_THREADS ?= 1
@@ -21,7 +23,7 @@ docs: export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-gpu lint format docs bench clean
+.PHONY: help setup demo test test-slow test-gpu lint format docs bench peers clean
 
 help:  ## list the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +37,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) --no-build-isolation --editable '.[$(EXTRAS)]'
 	@touch $@
 
+$(PEER): | $(STAMP)
+	rm -rf .peers
+	$(PIP) --no-deps --target $(@D) dynamic-network-architectures==$(PEER_VERSION)
+	@touch $@
+
+peers: $(PEER)  ## nnU-Net's networks, which the tests compare with ours; kept out of .venv
+
 setup: $(STAMP)  ## install medunet and its tools into .venv
 
 demo: $(STAMP)  ## synthetic CT study: train, predict, evaluate, report
@@ -46,7 +55,7 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff format --check medunet tests docs
 	$(BIN)/mypy
 
-test: lint  ## lint, then every test that needs neither a GPU nor patience
+test: lint peers  ## lint, then every test that needs neither a GPU nor patience
 	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 test-slow: $(STAMP)  ## the tests that take minutes
@@ -67,5 +76,5 @@ docs: $(STAMP)  ## build the documentation into site/
 	$(BIN)/mkdocs build --strict --config-file .mkdocs.yml
 
 clean:  ## remove .venv and everything that was built or cached
-	rm -rf $(VENV) site build dist demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .peers site build dist demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find medunet tests docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -139,6 +139,7 @@ def score_values(
     values: Mapping[str, Sequence[int]],
     spacing: Sequence[float],
     *,
+    ignore: Sequence[int] = (),
     tolerance_mm: float = 1.0,
     surface: bool = True,
 ) -> dict[str, StructureScore]:
@@ -149,6 +150,8 @@ def score_values(
         reference: any integers, same shape.
         values: name of each structure to the integers it is made of; structures may overlap.
         spacing: millimetres per array axis.
+        ignore: integers of `reference` that mean "unknown". There both masks count as background, so that
+            nothing is right or wrong.
         tolerance_mm: as in `score_structure`.
         surface: as in `score_structure`.
 
@@ -166,9 +169,10 @@ def score_values(
     scores = {}
     for name, members in values.items():
         box = _around(_union([found.get(value) for found in boxes for value in members]), reference.shape)
+        known = ~np.isin(reference[box], ignore) if ignore else True
         scores[name] = score_structure(
-            np.isin(prediction[box], members),
-            np.isin(reference[box], members),
+            np.isin(prediction[box], members) & known,
+            np.isin(reference[box], members) & known,
             spacing,
             tolerance_mm=tolerance_mm,
             surface=surface,
@@ -187,45 +191,60 @@ def score_case(
 ) -> dict[str, StructureScore]:
     """Score every foreground label of a pair of index arrays (*spatial), see `LabelMap`.
 
+    A label is all voxels that belong to it, those of labels inside of it included; ignored voxels of the reference
+    count for nothing.
+
     Returns:
         One score per label name, in the order of the map.
 
     Raises:
         GeometryError, DataError: as `score_structure`.
     """
-    values = {label.name: (label.index,) for label in labels.foreground}
-    return score_values(prediction, reference, values, spacing, tolerance_mm=tolerance_mm, surface=surface)
+    members = {label.name: np.flatnonzero(labels.membership[label.index]).tolist() for label in labels.foreground}
+    ignore = () if labels.ignore_index is None else (labels.ignore_index,)
+    return score_values(
+        prediction, reference, members, spacing, ignore=ignore, tolerance_mm=tolerance_mm, surface=surface
+    )
 
 
 def dice_per_label(
-    prediction: NDArray[np.generic], reference: NDArray[np.generic], n_labels: int
+    prediction: NDArray[np.generic], reference: NDArray[np.generic], labels: LabelMap
 ) -> list[float | None]:
-    """Dice of every index of a pair of index arrays (*spatial), in one pass over them.
+    """Dice of every label of a pair of index arrays (*spatial), in one pass over them.
 
     Args:
-        prediction: integers from 0 to n_labels - 1.
-        reference: likewise, same shape.
-        n_labels: number of labels, background included.
+        prediction: indices of `labels`.
+        reference: likewise, same shape; may hold `ignore_index`, and such voxels count for nothing.
+        labels: what the indices mean; a label is all voxels that belong to it.
 
     Returns:
-        `n_labels` values: entry i is the Dice of index i (0: background), None where both lack it.
+        Entry i is the Dice of label i (0: background), None where both lack it.
 
     Raises:
         GeometryError: shapes differ.
-        DataError: an index outside 0 to n_labels - 1.
+        DataError: an index that no label has.
     """
     if prediction.shape != reference.shape:
         raise _shapes_differ(prediction, reference)
-    for array in (prediction, reference):
-        if array.size and (array.min() < 0 or array.max() >= n_labels):
-            raise DataError(f"Label indices run from 0 to {n_labels - 1}, not from {array.min()} to {array.max()}.")
     if reference.flags.f_contiguous:
         prediction, reference = prediction.T, reference.T
-    sizes, agreed = np.zeros(n_labels, np.int64), np.zeros(n_labels, np.int64)
-    for p, r in zip(prediction, reference, strict=True):  # bincount takes 8 bytes per voxel: plane by plane
-        sizes += np.bincount(p.ravel(), minlength=n_labels) + np.bincount(r.ravel(), minlength=n_labels)
-        agreed += np.bincount(p[p == r], minlength=n_labels)
+    count, ignored = len(labels), labels.ignore_index
+    pairs = np.zeros((count, count), np.int64)  # entry [p, r]: voxels predicted as p that are r
+    for plane, truth in zip(prediction, reference, strict=True):  # bincount takes 8 bytes per voxel: plane by plane
+        known = slice(None) if ignored is None else truth != ignored
+        p, r = plane[known].ravel(), truth[known].ravel()
+        _check_indices(p, count)
+        _check_indices(r, count)
+        pairs += np.bincount(p.astype(np.intp) * count + r, minlength=count**2).reshape(count, count)
+    members = labels.membership.astype(np.float64)  # counts are exact up to 2^53
+    sizes = members @ (pairs.sum(axis=0) + pairs.sum(axis=1))
+    agreed = (members @ pairs * members).sum(axis=1)
     return [_ratio(2 * int(both), int(size)) for both, size in zip(agreed, sizes, strict=True)]
+
+
+def _check_indices(array: NDArray[np.generic], count: int) -> None:
+    if array.size and (array.min() < 0 or array.max() >= count):
+        raise DataError(f"Label indices run from 0 to {count - 1}, not from {array.min()} to {array.max()}.")
 
 
 def _check(

@@ -24,14 +24,20 @@ import safetensors
 import safetensors.torch
 import yaml
 from pydantic import Field, ValidationError
-from torch import Tensor, nn
+from pydantic_core import ErrorDetails
+from torch import Tensor
 
 from medunet.atomic import atomic_folder
 from medunet.config.derived import mirror_axes
-from medunet.config.schema import Config, Positive, PostprocessStep, PreprocessConfig, Section, UNetConfig
+from medunet.config.layers import holds
+from medunet.config.networks import NetworkConfig
+from medunet.config.schema import Config, PostprocessStep, PreprocessConfig
+from medunet.config.section import Positive, Section
 from medunet.errors import DataError, ModelError, UsageError
 from medunet.labels import LabelMap
+from medunet.networks.contract import Network
 from medunet.networks.registry import build_network
+from medunet.networks.weights import differences, first_of
 
 SPEC_FILE = "model.yaml"
 WEIGHTS_FILE = "weights.safetensors"
@@ -62,7 +68,7 @@ class ModelSpec(Section):
     created: str
     modality: tuple[str, ...]
     labels: dict[str, int | tuple[int, ...]]
-    network: UNetConfig
+    network: NetworkConfig
     preprocess: PreprocessConfig
     inference: InferenceSpec
     postprocess: tuple[PostprocessStep, ...] = ()
@@ -95,20 +101,22 @@ class Model:
         """Hash of the weights: the identity of the model."""
         return self.spec.files[WEIGHTS_FILE].sha256
 
-    def build(self) -> nn.Module:
+    def build(self) -> Network:
         """A new network with these weights, in evaluation mode.
 
         Raises:
             ModelError: the weights do not fit the network that model.yaml describes.
         """
+        problem = f"The weights of {self.path} do not fit the network in its model.yaml"
+        remedy = "The folder was edited or mixed up; copy it again."
         try:
-            network = build_network(self.spec.network, len(self.spec.modality), len(self.labels))
-            network.load_state_dict(dict(self.weights))
-        except (RuntimeError, ValueError, IndexError) as error:  # torch's words for lists and shapes that disagree
-            raise ModelError(
-                f"The weights of {self.path} do not fit the network in its model.yaml.",
-                "The folder was edited or mixed up; copy it again.",
-            ) from error
+            network = build_network(self.spec.network, len(self.spec.modality), self.labels.outputs)
+        except (RuntimeError, ValueError, IndexError) as error:  # torch's words for lists that disagree
+            raise ModelError(f"{problem}.", remedy) from error
+        wrong = differences(self.weights, network)
+        if wrong:
+            raise ModelError(f"{problem}: {first_of(wrong)}.", remedy)
+        network.load_state_dict(dict(self.weights))
         return network.eval()
 
 
@@ -137,7 +145,7 @@ def save_model(folder: str | Path, config: Config, weights: Mapping[str, Tensor]
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         modality=config.data.modality,
         labels=config.labels,
-        network=config.network,
+        network=config.network.as_trained(),
         preprocess=config.preprocess,
         inference=InferenceSpec(
             patch_size=config.train.patch_size,
@@ -231,9 +239,8 @@ def _parse_spec(data: bytes, path: Path) -> ModelSpec:
         spec = ModelSpec.model_validate_json(json.dumps(content))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise ModelError(
-            f"{path}/{SPEC_FILE} is not understood at {where or 'its top'}: {first['msg']}.",
+            f"{path}/{SPEC_FILE} is not understood at {_place(first, content) or 'its top'}: {_rule(first)}.",
             "It was edited, or written by a newer medunet.",
         ) from error
     except (yaml.YAMLError, TypeError, ValueError) as error:
@@ -244,15 +251,34 @@ def _parse_spec(data: bytes, path: Path) -> ModelSpec:
     return spec
 
 
+def _place(detail: ErrorDetails, content: Any) -> str:
+    """The dotted key as written: names of variants, which pydantic puts between, are left out."""
+    path: list[str] = []
+    for part in detail["loc"]:
+        if holds(content, part):
+            path, content = [*path, str(part)], content[part]
+    if detail["type"] == "missing":
+        path.append(str(detail["loc"][-1]))
+    if detail["type"].startswith("union_tag"):
+        path.append("name")
+    return ".".join(path)
+
+
+def _rule(detail: ErrorDetails) -> str:
+    if detail["type"] == "union_tag_invalid":
+        return f"{detail['ctx']['tag']} is none of {detail['ctx']['expected_tags']}"
+    return detail["msg"]
+
+
 def _contradiction(spec: ModelSpec) -> str:
     """What does not fit together in a model.yaml, as a sentence; empty if all does."""
     try:
-        names = LabelMap.from_mapping(spec.labels).names
+        names = LabelMap.from_mapping(spec.labels).names[1:]
     except DataError as error:
         return error.message
     strange = next((step.label for step in spec.postprocess if step.label not in names), None)
     if strange is not None:
-        return f'postprocess names "{strange}", which is none of the labels {", ".join(names)}.'
+        return f'postprocess names "{strange}", which is none of the structures {", ".join(names)}.'
     patch, axes, dims = spec.inference.patch_size, spec.inference.mirror_axes, spec.network.dims
     if len(patch) != dims or any(not 0 <= axis < dims for axis in axes):
         return f"patch_size {patch} and mirror_axes {axes} do not fit a network of {dims} axes."

@@ -1,8 +1,11 @@
-"""Sliding-window inference over a volume of any size, with Gaussian weights.
+"""Inference over an image of any size, window by window: Gaussian weights, or the overlap-tile of the first U-Net.
 
 Windows stand on a regular grid (nnU-Net's steps: at most `patch * (1 - overlap)`, evenly spread, the last one at
 the edge). The weights are separable (sigma = patch / 8), and so is their sum: it is a product of one vector per
 axis, never a volume. MONAI's function holds a count map, takes the input's precision and is blocky by default.
+
+A network with valid convolutions gives no output for the margin of its window, and needs no weights: tiles adjoin, and
+the border of the image is mirrored outwards (`overlap_tile`; MONAI has none).
 Knows nothing of files, labels or devices beyond the tensors it is given.
 """
 
@@ -17,8 +20,12 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from medunet.config.networks import NetworkOptions
+from medunet.errors import DataError
+from medunet.mirror import mirrored
+
 Forward = Callable[[Tensor], Tensor]
-"""Patches (B, C_in, *patch) float32 to logits (B, C_out, *patch) float32."""
+"""Patches (B, C_in, *patch) float32 to logits (B, C_out, *patch) float32, smaller by the margin where there is one."""
 
 
 def window_starts(size: int, patch: int, overlap: float) -> list[int]:
@@ -142,6 +149,109 @@ def sliding_window(
     return total[_all_channels(inside)]
 
 
+def tile_starts(size: int, tile: int, stride: int) -> list[int]:
+    """First voxels of the tiles along one axis; they cover `size`, and the last may reach beyond it.
+
+    They stand whole strides apart, so that all tiles are pooled on one grid: a voxel gets the same logits whichever
+    tile sees it. Tiles smaller than the stride cannot; they adjoin.
+
+    Args:
+        size: voxels of the axis.
+        tile: voxels that a window has output for.
+        stride: of the network.
+    """
+    step = tile // stride * stride or tile
+    return list(range(0, max(0, size - tile) + step, step))
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """Where the outputs of windows lie that see more than they have output for (Ronneberger 2015, figure 2).
+
+    Attributes:
+        shape: of the image.
+        patch: what a window sees.
+        margin: voxels on each side of it without output.
+        starts: first voxel with output, per axis and tile, in the image.
+    """
+
+    shape: tuple[int, ...]
+    patch: tuple[int, ...]
+    margin: tuple[int, ...]
+    starts: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def over(cls, shape: Sequence[int], patch: Sequence[int], margin: Sequence[int], stride: Sequence[int]) -> TileGrid:
+        """The grid for an image of `shape`.
+
+        Raises:
+            DataError: the patch is all margin.
+        """
+        tile = [p - 2 * m for p, m in zip(patch, margin, strict=True)]
+        if min(tile) < 1:
+            raise DataError(
+                f"A window of {tuple(patch)} is all margin: the network needs {tuple(margin)} voxels on each side.",
+                "Use a larger patch_size.",
+            )
+        starts = tuple(tuple(tile_starts(n, t, s)) for n, t, s in zip(shape, tile, stride, strict=True))
+        return cls(tuple(shape), tuple(patch), tuple(margin), starts)
+
+    def __len__(self) -> int:
+        return math.prod(len(axis) for axis in self.starts)
+
+    def seen(self, image: Tensor, corner: Sequence[int]) -> Tensor:
+        """The window (C, *patch) of the image (C, *shape) whose output begins at `corner`; a view where it is inside.
+
+        All axes are cut before one is mirrored, so that no copy is larger than a window.
+        """
+        mirrors: list[tuple[int, Tensor]] = []
+        for axis, (first, m, p, n) in enumerate(zip(corner, self.margin, self.patch, self.shape, strict=True), start=1):
+            voxels = torch.from_numpy(mirrored(first - m, first - m + p, n))
+            low, high = int(voxels.min()), int(voxels.max())
+            image = image.narrow(axis, low, high + 1 - low)
+            if high + 1 - low < p or low != first - m:
+                mirrors.append((axis, voxels - low))
+        for axis, voxels in mirrors:
+            image = image.index_select(axis, voxels.to(image.device))
+        return image
+
+    def kept(self, corner: Sequence[int]) -> tuple[slice, ...]:
+        """The part of the image that the output at `corner` fills; what reaches beyond is dropped."""
+        return tuple(
+            slice(first, min(first + p - 2 * m, n))
+            for first, p, m, n in zip(corner, self.patch, self.margin, self.shape, strict=True)
+        )
+
+
+def overlap_tile(image: Tensor, forward: Forward, grid: TileGrid, *, batch_size: int = 1) -> Tensor:
+    """Logits for a whole image by a network with valid convolutions: the same as one pass over all of it.
+
+    The border is mirrored outwards, without repeating the voxel at the edge. Only the windows at work are copied.
+
+    Args:
+        image: (C_in, *S) float32.
+        forward: the network; its output is smaller than the window by the margin on each side.
+        grid: where the windows stand.
+        batch_size: windows per call of `forward`.
+
+    Returns:
+        (C_out, *S) float32 on the image's device.
+    """
+    total: Tensor | None = None
+    corners = itertools.product(*grid.starts)
+    while batch := list(itertools.islice(corners, batch_size)):
+        logits = forward(torch.stack([grid.seen(image, corner) for corner in batch]))
+        if total is None:
+            total = _accumulator(logits, grid.shape, image.device)
+        for corner, values in zip(batch, logits, strict=True):
+            kept = grid.kept(corner)
+            inside = values[_all_channels([slice(box.stop - box.start) for box in kept])]
+            total[_all_channels(kept)] = inside.to(image.device)
+    if total is None:
+        raise ValueError("An image has at least one tile.")
+    return total
+
+
 def network_logits(
     image: Tensor,
     forward: Forward,
@@ -150,19 +260,26 @@ def network_logits(
     overlap: float,
     batch_size: int,
     mirror_axes: Sequence[int],
+    network: NetworkOptions | None = None,
 ) -> Tensor:
-    """Logits of an image by a network of its own rank or one less: `sliding_window` with mirrors.
+    """Logits of an image by a network of its own rank or one less: `sliding_window` or `overlap_tile`, with mirrors.
 
     Args:
         image: (C_in, *S) float32.
         forward: the network, for patches of `len(patch)` axes.
         patch: window size; one axis fewer than the image means slice by slice along the last axis.
-        overlap, batch_size: see `sliding_window`.
+        overlap, batch_size: see `sliding_window`; `overlap` means nothing where the network has a margin.
         mirror_axes: average over all mirrored views of these axes; none: one view.
+        network: its options, for margin and stride; none: no margin.
     """
     forward = with_mirrors(forward, mirror_axes)
+    margin, stride = (network.margin, network.stride) if network is not None else ((0,), (1,))
     if image.ndim - 1 > len(patch):
-        patch, forward = (*patch, 1), _slicewise(forward)
+        patch, margin, stride = (*patch, 1), (*margin, 0), (*stride, 1)
+        forward = _slicewise(forward)
+    if any(margin):
+        grid = TileGrid.over(image.shape[1:], patch, margin, stride)
+        return overlap_tile(image, forward, grid, batch_size=batch_size)
     return sliding_window(image, forward, patch, overlap=overlap, batch_size=batch_size)
 
 

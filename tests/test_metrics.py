@@ -230,13 +230,47 @@ def test_a_case_of_indices_has_one_score_per_foreground_label_in_order():
     assert scores["tumour"].outcome == "missed"
 
 
+BESIDE = LabelMap.from_mapping({"background": 0, "a": 1, "b": 2, "c": 3, "d": 4})
+BRATS = LabelMap.from_mapping({"background": 0, "core": [2, 3], "whole": [1, 2, 3], "enhancing": 3, "ignore": 9})
+
+
 @given(*[hnp.arrays(np.uint8, (4, 5, 3), elements=st.integers(0, 3))] * 2)
 @settings(max_examples=60, deadline=None)
 def test_dice_per_label_is_the_dice_of_each_index(prediction, reference):
     expected = [score_structure(prediction == i, reference == i, (1, 1, 1), surface=False).dice for i in range(5)]
-    assert dice_per_label(prediction, reference, 5) == expected
-    assert dice_per_label(np.asfortranarray(prediction), np.asfortranarray(reference), 5) == expected
-    assert dice_per_label(prediction[0], reference[0], 5)[4] is None
+    assert dice_per_label(prediction, reference, BESIDE) == expected
+    assert dice_per_label(np.asfortranarray(prediction), np.asfortranarray(reference), BESIDE) == expected
+    assert dice_per_label(prediction[0], reference[0], BESIDE)[4] is None
+
+
+@given(
+    hnp.arrays(np.uint8, (4, 5, 3), elements=st.integers(0, 3)),
+    hnp.arrays(np.uint8, (4, 5, 3), elements=st.sampled_from([0, 1, 2, 3, 255])),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_nested_label_is_all_inside_of_it_and_ignored_voxels_count_for_nothing(prediction, reference, fortran):
+    known = reference != 255
+    order = np.asfortranarray if fortran else np.ascontiguousarray
+    scores = score_case(order(prediction), order(reference), BRATS, (1.0, 2.0, 3.0))
+    quick = dice_per_label(order(prediction), order(reference), BRATS)
+    for name, indices in (("core", [1, 3]), ("whole", [1, 2, 3]), ("enhancing", [3])):
+        masks = [np.isin(array, indices) & known for array in (prediction, reference)]
+        expected = score_structure(*masks, (1.0, 2.0, 3.0))
+        assert dataclasses.asdict(scores[name]) == pytest.approx(dataclasses.asdict(expected))
+        assert quick[BRATS.names.index(name)] == pytest.approx(expected.dice)
+    outside = score_structure((prediction == 0) & known, (reference == 0) & known, (1, 1, 1), surface=False)
+    assert quick[0] == pytest.approx(outside.dice)
+
+
+def test_what_is_predicted_where_the_truth_is_unknown_changes_no_score():
+    reference = np.zeros((8, 8, 8), np.uint8)
+    reference[2:5, 2:5, 2:5], reference[:, :, 6:] = 3, 255
+    nothing, something = np.where(reference == 255, 0, reference), np.where(reference == 255, 2, reference)
+    scores = score_case(nothing, reference, BRATS, (1, 1, 1))
+    assert score_case(something, reference, BRATS, (1, 1, 1)) == scores
+    assert scores["whole"].dice == scores["enhancing"].dice == 1
+    assert dice_per_label(something, reference, BRATS) == [1, 1, 1, 1]
 
 
 @pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI warns of itself
@@ -301,11 +335,15 @@ def test_an_impossible_tolerance_is_refused(tolerance):
 def test_indices_outside_the_labels_are_refused():
     good, bad = np.zeros((3, 3), np.int16), np.full((3, 3), 4, np.int16)
     with pytest.raises(DataError, match="from 0 to 3, not from 4 to 4"):
-        dice_per_label(good, bad, 4)
+        dice_per_label(good, bad, BRATS)
     with pytest.raises(DataError, match="from -4"):
-        dice_per_label(-bad, good, 4)
+        dice_per_label(-bad, good, BRATS)
     with pytest.raises(GeometryError):
-        dice_per_label(good, good[:2], 4)
+        dice_per_label(good, good[:2], BRATS)
+    unknown = np.full((3, 3), 255, np.int16)  # in a reference only
+    assert dice_per_label(good, unknown, BRATS) == [None] * 4
+    with pytest.raises(DataError, match="not from 255 to 255"):
+        dice_per_label(unknown, good, BRATS)
 
 
 def test_scores_are_plain_python_numbers():

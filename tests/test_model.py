@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import yaml
 from medunet.config.derived import mirror_axes
 from medunet.config.schema import Config
 from medunet.errors import MedunetError, ModelError, OutputError, UsageError
+from medunet.labels import LabelMap
 from medunet.model import SPEC_FILE, WEIGHTS_FILE, load_model, save_model
 from medunet.networks.registry import build_network
 
@@ -250,6 +252,10 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "unknown key": (lambda spec: spec.update(extra=1), "not understood at extra"),
     "missing key": (lambda spec: spec.pop("labels"), "not understood at labels"),
     "impossible value": (lambda spec: spec["inference"].update(overlap=1.5), r"not understood at inference\.overlap"),
+    "option of another network": (
+        lambda spec: spec["network"].update(backbone="b0"), r"not understood at network\.backbone: Extra inputs"),
+    "impossible option": (
+        lambda spec: spec["network"].update(channels=[4, 0]), r"not understood at network\.channels\.1:"),
     "unknown network": (lambda spec: spec["network"].update(name="vgg"), r"not understood at network\.name"),
     "no hash": (lambda spec: spec["files"].clear(), "states no hash"),
     "a file that is not there": (
@@ -257,6 +263,8 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "labels without background": (lambda spec: spec.update(labels={"liver": 1}), "background first"),
     "label without a value": (lambda spec: spec["labels"].update(liver=[]), "liver has none"),
     "clean-up of an unknown label": (lambda spec: spec["postprocess"][0].update(label="spleen"), 'names "spleen"'),
+    "clean-up of background": (lambda spec: spec["postprocess"][0].update(label="background"), 'names "background"'),
+    "labels that cross": (lambda spec: spec["labels"].update(liver=[1, 2], lesion=[2, 3]), "shares value 2 with"),
     "flat patch": (lambda spec: spec["inference"].update(patch_size=[8, 8]), "do not fit a network of 3 axes"),
     "fourth axis": (lambda spec: spec["inference"].update(mirror_axes=[3]), "do not fit a network of 3 axes"),
 }  # fmt: skip
@@ -298,3 +306,37 @@ def test_weights_that_do_not_fit_the_network_are_refused(folder: Path, change: d
     model = load_model(edit(folder, lambda spec: spec["network"].update(change)))
     with pytest.raises(ModelError, match=r"do not fit the network in its model\.yaml"):
         model.build()
+
+
+def test_weights_of_another_architecture_are_refused_by_the_first_layers_that_differ(folder: Path) -> None:
+    model = load_model(edit(folder, lambda spec: spec["network"].update(channels=[4, 16])))
+    with pytest.raises(ModelError) as caught:
+        model.build()
+    words = caught.value.message.partition("model.yaml: ")[2]
+    assert words.count(" in the file and ") == 3
+    assert re.match(r"encoder\.1\.\S+ is \(8, 4, 3, 3, 3\) in the file and \(16, 4, 3, 3, 3\) in the network, ", words)
+    assert re.search(r", and \d+ more\.$", words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"residual": False}, "is missing from the file"), ({"norm": "none"}, "is in the file only"),
+     ({"channels": [4, 8, 8], "blocks": 2}, "is missing from the file")],
+)  # fmt: skip
+def test_layers_that_only_the_weights_or_the_network_have_are_told(
+    folder: Path, change: dict[str, Any], words: str
+) -> None:
+    model = load_model(edit(folder, lambda spec: spec["network"].update(change)))
+    with pytest.raises(ModelError, match=words):
+        model.build()
+
+
+def test_a_model_of_nested_labels_has_an_output_per_structure_and_no_more(tmp_path: Path) -> None:
+    labels = {"background": 0, "whole": (1, 2), "liver": 205, "core": 2, "ignore": 9}
+    config = CONFIG.model_copy(update={"labels": labels})
+    network = build_network(config.network, 2, LabelMap.from_mapping(labels).outputs)
+    model = load_model(save_model(tmp_path / "model", config, network.state_dict(), {}))
+    assert model.labels.nested
+    assert model.labels.to_mapping() == {"background": 0, "whole": [1, 2], "liver": 205, "core": 2, "ignore": 9}
+    with torch.no_grad():
+        assert model.build()(torch.randn(1, 2, 8, 8, 4)).shape[1] == 3

@@ -18,6 +18,11 @@ HOLES = FillHolesConfig(name="fill_holes", label="liver")
 RANKS = pytest.mark.parametrize("rank", [2, 3])
 
 
+BRATS = LabelMap.from_mapping({"background": 0, "core": [2, 3], "whole": [1, 2, 3], "enhancing": 3, "cyst": 4})
+CORE, WHOLE, ENHANCING, CYST = 1, 2, 3, 4
+"""Indices: the order of the labels is not that of their nesting."""
+
+
 def small(ml: float) -> RemoveSmallConfig:
     return RemoveSmallConfig(name="remove_small", label="liver", ml=ml)
 
@@ -124,11 +129,47 @@ def test_no_steps_give_the_array_itself() -> None:
     assert postprocess(array, (), LABELS, 1.0) is array
 
 
-def test_a_step_for_a_label_that_does_not_exist_is_a_sentence() -> None:
-    step = LargestComponentConfig(name="largest_component", label="spleen")
-    with pytest.raises(UsageError, match='largest_component names "spleen"') as caught:
+@pytest.mark.parametrize("label", ["spleen", "background", "ignore"])
+def test_a_step_for_what_is_no_structure_is_a_sentence(label: str) -> None:
+    step = LargestComponentConfig(name="largest_component", label=label)
+    with pytest.raises(UsageError, match=f'largest_component names "{label}"') as caught:
         run(mask(3), step)
     assert "liver 205" in caught.value.hint
+
+
+@RANKS
+def test_a_removed_part_of_an_inner_label_becomes_what_is_around_it(rank: int) -> None:
+    array = mask(rank, (0, 9, WHOLE), (1, 4, CORE), (2, 3, ENHANCING), (7, 8, ENHANCING), (11, 11, CYST))
+    largest = LargestComponentConfig(name="largest_component", label="core")
+    expected = mask(rank, (0, 9, WHOLE), (1, 4, CORE), (2, 3, ENHANCING), (11, 11, CYST))
+    np.testing.assert_array_equal(postprocess(array, [largest], BRATS, 1.0), expected)
+    step = RemoveSmallConfig(name="remove_small", label="enhancing", ml=1000)
+    expected = mask(rank, (0, 9, WHOLE), (1, 4, CORE), (7, 8, CORE), (11, 11, CYST))
+    np.testing.assert_array_equal(postprocess(array, [step], BRATS, 1.0), expected)
+
+
+@RANKS
+def test_a_removed_part_of_an_outer_label_takes_what_is_inside_with_it(rank: int) -> None:
+    array = mask(rank, (0, 5, WHOLE), (1, 4, CORE), (8, 10, WHOLE), (9, 9, ENHANCING), (11, 11, CYST))
+    largest = LargestComponentConfig(name="largest_component", label="whole")
+    expected = mask(rank, (0, 5, WHOLE), (1, 4, CORE), (11, 11, CYST))
+    np.testing.assert_array_equal(postprocess(array, [largest], BRATS, 1.0), expected)
+
+
+@RANKS
+def test_a_hole_of_an_inner_label_is_filled_where_only_outer_ones_are_in_it(rank: int) -> None:
+    array = mask(rank, (0, 11, WHOLE), (1, 10, CORE), (2, 9, WHOLE), (3, 3, 0), (5, 6, ENHANCING), (8, 8, CYST))
+    step = FillHolesConfig(name="fill_holes", label="core")
+    expected = mask(rank, (0, 11, WHOLE), (1, 10, CORE), (5, 6, ENHANCING), (8, 8, CYST))
+    np.testing.assert_array_equal(postprocess(array, [step], BRATS, 1.0), expected)
+
+
+@RANKS
+def test_what_lies_inside_is_no_hole(rank: int) -> None:
+    array = mask(rank, (0, 10, WHOLE), (1, 8, CORE), (4, 4, 0))
+    step = FillHolesConfig(name="fill_holes", label="whole")
+    expected = mask(rank, (0, 10, WHOLE), (1, 8, CORE), (4, 4, WHOLE))
+    np.testing.assert_array_equal(postprocess(array, [step], BRATS, 1.0), expected)
 
 
 def test_more_than_256_labels_are_cleaned_too() -> None:

@@ -11,13 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from medunet.config.networks import UNet2015Config, UNetConfig
+from medunet.errors import DataError
+from medunet.networks.unet2015 import UNet2015
 from medunet.sliding_window import (
+    TileGrid,
     WindowGrid,
     gaussian_weights,
     network_logits,
     outer,
+    overlap_tile,
     pad_to,
     sliding_window,
+    tile_starts,
     window_starts,
     with_mirrors,
 )
@@ -235,3 +241,148 @@ def test_a_flat_network_goes_through_a_volume_slice_by_slice() -> None:
     for index in range(5):
         alone = network_logits(volume[..., index], network, (8, 8), overlap=0.5, batch_size=1, mirror_axes=(0,))
         torch.testing.assert_close(logits[..., index], alone)
+
+
+# overlap-tile
+
+VALID = pytest.mark.parametrize(
+    ("shape", "patch"),
+    [
+        ((33, 41), (52, 48)),  # tiles of 12 x 8
+        ((64, 17), (48, 60)),
+        ((7, 1), (44, 52)),  # smaller than a tile
+        ((100, 2), (44, 44)),
+        ((13, 9, 18), (22, 20, 26)),
+        ((1, 30, 3), (24, 32, 18)),
+    ],
+    ids=str,
+)
+
+
+def valid_network(dims: int, channels: tuple[int, ...] | None = None) -> tuple[UNet2015Config, UNet2015]:
+    """A U-Net with valid convolutions: margin 20 and stride 4 in 2D, 8 and 2 in 3D."""
+    torch.manual_seed(0)
+    channels = channels or ((4, 6, 8) if dims == 2 else (6, 8))
+    options = UNet2015Config(name="unet2015", dims=dims, channels=channels)  # type: ignore[arg-type]
+    network = UNet2015(options, 2, 3).eval().requires_grad_(False)
+    for name, value in network.state_dict().items():
+        if name.endswith(("bias", "running_mean", "running_var")):
+            value.uniform_(0.1, 0.6)
+    return options, network
+
+
+def tiled(image: Tensor, patch: tuple[int, ...], *, batch_size: int = 1, mirror_axes: tuple[int, ...] = ()) -> Tensor:
+    options, network = valid_network(len(patch))
+    return network_logits(
+        image, network.interior, patch, overlap=0.5, batch_size=batch_size, mirror_axes=mirror_axes, network=options
+    )
+
+
+def same(found: Tensor, expected: Tensor) -> None:
+    """Within the rounding of float32, whose convolutions add up in another order where the window has another size."""
+    assert float(expected.std()) > 0.01
+    torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
+
+
+@given(st.integers(1, 400), st.integers(1, 60), st.sampled_from([1, 2, 4, 8, 16]))
+def test_tiles_cover_the_axis_in_whole_strides_and_none_is_idle(size: int, tile: int, stride: int) -> None:
+    starts = tile_starts(size, tile, stride)
+    assert starts[0] == 0
+    assert starts[-1] < size <= starts[-1] + tile
+    steps = [b - a for a, b in itertools.pairwise(starts)]
+    assert all(0 < step <= tile for step in steps)
+    assert all(step % stride == 0 for step in steps if tile >= stride)
+    assert len(starts) == 1 or starts[-2] + tile < size
+
+
+@pytest.mark.parametrize(
+    ("size", "starts"), [(388, [0]), (389, [0, 384]), (772, [0, 384]), (773, [0, 384, 768]), (1, [0])]
+)
+def test_tiles_of_the_paper_stand_384_pixels_apart(size: int, starts: list[int]) -> None:
+    assert tile_starts(size, 388, 16) == starts
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data())
+def test_every_voxel_gets_its_own_output(data: st.DataObject) -> None:
+    rank = data.draw(st.integers(1, 3))
+    several = st.tuples(*[st.integers(1, 6)] * rank)
+    shape, tile, margin = data.draw(st.tuples(*[st.integers(1, 14)] * rank)), data.draw(several), data.draw(several)
+    patch = tuple(t + 2 * m for t, m in zip(tile, margin, strict=True))
+    grid = TileGrid.over(shape, patch, margin, data.draw(several))
+    image = torch.arange(2 * math.prod(shape), dtype=torch.float32).reshape(2, *shape)
+
+    def middle(patches: Tensor) -> Tensor:
+        assert tuple(patches.shape[2:]) == patch
+        assert set(patches[:, :1].flatten().tolist()) <= set(image[:1].flatten().tolist())  # mirrored, never zeros
+        cut = tuple(slice(m, m + t) for m, t in zip(margin, tile, strict=True))
+        where = (slice(None), slice(None), *cut)
+        return patches[where]
+
+    assert torch.equal(overlap_tile(image, middle, grid, batch_size=data.draw(st.integers(1, 5))), image)
+
+
+@VALID
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_tiles_are_one_big_pass_over_the_mirrored_image(
+    shape: tuple[int, ...], patch: tuple[int, ...], batch_size: int
+) -> None:
+    _, network = valid_network(len(shape))
+    image = torch.randn(2, *shape)
+    logits = tiled(image, patch, batch_size=batch_size)
+    assert logits.shape == (3, *shape)
+    same(logits, network(image[None])[0])
+
+
+@pytest.mark.parametrize(("size", "patch"), [((84, 92), (52, 56)), ((34, 30, 38), (24, 22, 30))])
+def test_tiles_are_one_big_pass_on_the_interior(size: tuple[int, ...], patch: tuple[int, ...]) -> None:
+    options, network = valid_network(len(size))
+    image = torch.randn(2, *size)
+    inside = tuple(slice(m, n - m) for m, n in zip(options.margin, size, strict=True))
+    where = (slice(None), *inside)
+    same(tiled(image, patch)[where], network.interior(image[None])[0])
+
+
+def test_tiles_that_are_no_whole_strides_are_pooled_on_one_grid_all_the_same() -> None:
+    """As in the paper, where 388 is no multiple of 16; with four levels the stride is 8."""
+    options, network = valid_network(2, (3, 4, 4, 4))
+    image, patch = torch.randn(2, 41, 30), (108, 100)
+    assert TileGrid.over((41, 30), patch, options.margin, options.stride).starts == ((0, 16, 32), (0, 8, 16, 24))
+    logits = network_logits(image, network.interior, patch, overlap=0.5, batch_size=1, mirror_axes=(), network=options)
+    same(logits, network(image[None])[0])
+
+
+@VALID
+def test_mirrored_views_of_tiles_are_those_of_one_tile(shape: tuple[int, ...], patch: tuple[int, ...]) -> None:
+    axes = tuple(range(len(shape)))
+    options, _ = valid_network(len(shape))
+    needed = [n + 2 * m for n, m in zip(shape, options.margin, strict=True)]
+    whole = tuple(p + s * max(0, math.ceil((n - p) / s)) for n, p, s in zip(needed, patch, options.stride, strict=True))
+    image = torch.randn(2, *shape)
+    assert len(TileGrid.over(shape, whole, options.margin, options.stride)) == 1
+    averaged = tiled(image, patch, mirror_axes=axes)
+    same(averaged, tiled(image, whole, mirror_axes=axes))
+    assert not torch.allclose(averaged, tiled(image, patch), atol=1e-3)
+
+
+def test_a_flat_network_with_a_margin_goes_through_a_volume_slice_by_slice() -> None:
+    _, network = valid_network(2)
+    volume = torch.randn(2, 21, 30, 5)
+    logits = tiled(volume, (48, 52), batch_size=3)
+    assert logits.shape == (3, 21, 30, 5)
+    for index in range(5):
+        same(logits[..., index], network(volume[None, ..., index])[0])
+
+
+def test_without_a_margin_the_network_changes_nothing() -> None:
+    image, network = torch.randn(2, 20, 18), convolution(2)
+    options = UNetConfig(dims=2)
+    plain = network_logits(image, network, (8, 8), overlap=0.5, batch_size=3, mirror_axes=())
+    told = network_logits(image, network, (8, 8), overlap=0.5, batch_size=3, mirror_axes=(), network=options)
+    assert torch.equal(told, plain)
+
+
+def test_a_window_that_is_all_margin_is_refused() -> None:
+    with pytest.raises(DataError, match=r"\(40, 44\) is all margin: the network needs \(20, 20\)") as caught:
+        tiled(torch.zeros(2, 30, 30), (40, 44))
+    assert "patch_size" in caught.value.hint

@@ -56,8 +56,7 @@ def _summary(config: Config) -> str:
     length = f"{train.epochs} epochs of {train.iterations_per_epoch} steps"
     return ", ".join(
         [
-            f"{network.dims}D {'residual ' if network.residual else ''}U-Net of {len(network.channels)} levels "
-            f"({network.channels[0]} to {max(network.channels)} features)",
+            f"{network.dims}D {network.name}{_levels(network.features)}",
             f"patch {'x'.join(str(size) for size in train.patch_size)}",
             f"batch {train.batch_size}",
             f"{len(structures)} {'label' if len(structures) == 1 else 'labels'} "
@@ -65,3 +64,7 @@ def _summary(config: Config) -> str:
             f"at most {train.budget} or {length}" if train.budget else length,
         ]
     )
+
+
+def _levels(features: tuple[int, ...]) -> str:
+    return f" of {len(features)} levels ({features[0]} to {max(features)} features)" if features else ""

@@ -28,8 +28,9 @@ from medunet.config.describe import (
     variant_name,
 )
 from medunet.config.document import Document, KeyPath, Place, as_written, dotted, read_value
+from medunet.config.finding import Finding
 from medunet.config.layers import holds, look_up, place_of
-from medunet.config.rules import Finding, findings
+from medunet.config.rules import findings
 from medunet.config.schema import Config
 from medunet.errors import Problem
 
@@ -120,7 +121,7 @@ def _path(detail: ErrorDetails, data: Any) -> KeyPath:
             path, data = (*path, part), data[part]
     if detail["type"] == "missing" and isinstance(data, dict):
         return (*path, detail["loc"][-1])
-    if detail["type"].startswith("union_tag"):
+    if detail["type"].startswith("union_tag") and isinstance(data, dict):
         return (*path, "name")
     return path
 
@@ -140,7 +141,7 @@ def _take_out(data: dict[str, Any], path: KeyPath, kind: str) -> None:
         section[path[-1]] = _UNUSED - list(section).index(path[-1])
     elif variants:
         section["name"] = variants[0]
-    elif path[-1] in _STAND_INS:
+    elif path[-1] in _STAND_INS and path[-1] in keys_at(path[:-1], data):  # not a label of that name
         section[path[-1]] = copy.deepcopy(_STAND_INS[str(path[-1])])
     else:
         section.pop(path[-1], None)

@@ -1,32 +1,12 @@
-"""Numbers that follow from a configuration: per-level strides and kernels, the total stride, mirrored
-axes, the budget in seconds."""
+"""What follows from a configuration: mirrored axes, the budget in seconds, what a case was annotated for."""
 
 from __future__ import annotations
 
-from medunet.config.schema import AugmentConfig, UNetConfig
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 
-
-def level_strides(network: UNetConfig) -> tuple[tuple[int, ...], ...]:
-    """Stride of every level per axis, the first level included."""
-    if network.strides is None:
-        return ((1,) * network.dims,) + ((2,) * network.dims,) * (len(network.channels) - 1)
-    return tuple((s,) * network.dims if isinstance(s, int) else s for s in network.strides)
-
-
-def level_kernels(network: UNetConfig) -> tuple[tuple[int, ...], ...]:
-    """Kernel of every level per axis."""
-    kernels = network.kernel_size
-    if isinstance(kernels, int):
-        kernels = (kernels,) * len(network.channels)
-    return tuple((k,) * network.dims if isinstance(k, int) else k for k in kernels)
-
-
-def total_stride(network: UNetConfig) -> tuple[int, ...]:
-    """By how much the deepest level is smaller than the input, per axis; patches must be multiples of it."""
-    result = [1] * network.dims
-    for stride in level_strides(network):
-        result = [a * b for a, b in zip(result, stride, strict=True)]
-    return tuple(result)
+from medunet.config.schema import AugmentConfig
+from medunet.labels import LabelMap
 
 
 def budget_seconds(budget: str | None) -> float | None:
@@ -43,3 +23,23 @@ def mirror_axes(augment: AugmentConfig, dims: int) -> tuple[int, ...]:
     if augment.mirror_axes is not None:
         return augment.mirror_axes
     return tuple(range(dims)) if augment.preset != "none" else ()
+
+
+def annotated_names(case_id: str, annotated: Mapping[str, Sequence[str]]) -> frozenset[str] | None:
+    """Names of the structures that a case was annotated for; None: for all.
+
+    Args:
+        case_id: of the case.
+        annotated: `data.annotated`: patterns of case ids (`*`, `?`, `[...]`; capitals count) to names. A case that
+            matches several patterns was annotated for what all of them name together.
+    """
+    found = [names for pattern, names in annotated.items() if fnmatchcase(case_id, pattern)]
+    return frozenset(name for names in found for name in names) if found else None
+
+
+def annotated_labels(case_id: str, annotated: Mapping[str, Sequence[str]], labels: LabelMap) -> tuple[bool, ...] | None:
+    """Whether a case was annotated for each label, by index (background: always); None: for all. See above."""
+    names = annotated_names(case_id, annotated)
+    if names is None or names.issuperset(label.name for label in labels.foreground):
+        return None
+    return (True, *(label.name in names for label in labels.foreground))

@@ -71,9 +71,17 @@ def _child(data: Any, part: str | int) -> Any:
 
 
 def _variants(schemas: Alternatives, data: Any) -> Alternatives:
-    """The mapping whose `name` is that of `data`, if one is; else all of `schemas`."""
+    """The mapping whose `name` is that of `data`, or the default where it has none; else all of `schemas`."""
     name = data.get("name") if isinstance(data, dict) else None
+    if isinstance(data, dict) and "name" not in data:
+        name = next((variant for schema in schemas if (variant := _default_variant(schema)) is not None), None)
     return tuple(schema for schema in schemas if name is not None and variant_name(schema) == name) or schemas
+
+
+def _default_variant(schema: dict[str, Any]) -> str | None:
+    """The name of a mapping that need not be named."""
+    name: str | None = schema.get("properties", {}).get("name", {}).get("default")
+    return name
 
 
 def _inside(schema: dict[str, Any], part: str | int) -> Alternatives:

@@ -1,8 +1,9 @@
 """Puts the layers of a configuration on top of each other: base files, the file itself, the command line.
 
 Mappings merge key by key, everything else is replaced. Two kinds of mapping are one value and are replaced as a whole:
-one whose `name` changes (`optimizer: {name: adamw}` over an SGD), and `labels` with a background of their own. Knows
-which keys are paths, but neither types nor ranges.
+one whose `name` changes (`optimizer: {name: adamw}` over an SGD), and `labels` with a background of their own. Only
+`network` keeps the options that the old and the new one share. Knows which keys are paths, but neither types nor
+ranges.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from medunet.config.document import Document, KeyPath, Place, as_written, dotted, read_value
+from medunet.config.networks import shared_options
 from medunet.config.schema import Config
 from medunet.errors import Problem
 
-PATH_KEYS: tuple[KeyPath, ...] = (("data", "root"), ("data", "cache"))
+PATH_KEYS: tuple[KeyPath, ...] = (("data", "root"), ("data", "cache"), ("network", "encoder_weights"))
 """Keys that hold a path: `${VAR}` and `~` are expanded, a relative one starts at the file that holds it."""
 
 _LABELS: KeyPath = ("labels",)
+_NETWORK: KeyPath = ("network",)
 _VARIABLE = re.compile(r"\$?\$\{([^}]*)\}?")
 _VARIABLE_NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?\Z", re.DOTALL)
 
@@ -40,8 +43,10 @@ def merged(base: Document, over: Document) -> Document:
 
 
 def _merged(base: Any, over: Any, path: KeyPath) -> Any:
-    if not isinstance(base, dict) or not isinstance(over, dict) or _replaces(base, over, path):
+    if not isinstance(base, dict) or not isinstance(over, dict):
         return copy.deepcopy(over)
+    if _replaces(base, over, path):
+        return {**_kept(base, over.get("name"), path), **copy.deepcopy(over)}
     result = dict(base)
     for key, value in over.items():
         result[key] = _merged(base[key], value, (*path, key)) if key in base else copy.deepcopy(value)
@@ -52,6 +57,14 @@ def _replaces(base: dict[str, Any], over: dict[str, Any], path: KeyPath) -> bool
     if path == _LABELS:
         return "background" in over
     return path != () and "name" in over and over["name"] != base.get("name")
+
+
+def _kept(base: dict[str, Any], name: Any, path: KeyPath) -> dict[str, Any]:
+    """What stays of `base` when its `name` becomes another."""
+    if path != _NETWORK:
+        return {}
+    shared = shared_options(base.get("name", "unet"), name)
+    return {key: copy.deepcopy(value) for key, value in base.items() if key in shared}
 
 
 def holds(data: Any, part: str | int) -> bool:
@@ -133,7 +146,7 @@ def set_value(document: Document, parts: list[str], value: Any, place: Place) ->
             node = _entered(document, node, path, following, place)
             continue
         if step == "name" and len(path) > 1 and path[:-1] != _LABELS and value != node.get("name"):
-            _keep_options(document, node, path[:-1])
+            _keep_options(document, node, path[:-1], value)
         node[step] = value
     _mark(document, path, value, place)
 
@@ -149,11 +162,12 @@ def _step(node: Any, part: str, path: KeyPath) -> str | int:
     raise LayerError(f"{dotted(path)} is {as_written(node)}, so it has no key {part}.")
 
 
-def _keep_options(document: Document, node: dict[str, Any], path: KeyPath) -> None:
+def _keep_options(document: Document, node: dict[str, Any], path: KeyPath, name: Any) -> None:
     """Drop the keys of another variant, as a file on top would, but for those given on the command line."""
+    kept = _kept(node, name, path)
     for key in list(node):
         option = (*path, key)
-        if not document.places[option].where.startswith("--"):
+        if key not in kept and not document.places[option].where.startswith("--"):
             del node[key]
 
 
@@ -164,12 +178,18 @@ def _entered(document: Document, node: Any, path: KeyPath, following: str, place
         if following.isdecimal() and isinstance(node[step], dict) and isinstance(default_at(path), list):
             _make_list(document, node, path)
         return node[step]
-    default = default_at(path)
-    if isinstance(default, Mapping):
-        default = {"name": default["name"]} if "name" in default else {}
-    node[step] = default if default is not None else {}
+    node[step] = _bare(default_at(path))
     _mark(document, path, node[step], place)
     return node[step]
+
+
+def _bare(default: Any) -> Any:
+    """A default section, or list of them, with no key but `name`: the others are defaults of the variant."""
+    if isinstance(default, list):
+        return [_bare(entry) if isinstance(entry, Mapping) else entry for entry in default]
+    if isinstance(default, Mapping):
+        return {"name": default["name"]} if "name" in default else {}
+    return {} if default is None else default
 
 
 def _make_list(document: Document, node: Any, path: KeyPath) -> None:

@@ -1,8 +1,8 @@
-"""Reads configurations: finds the file, follows `extends`, applies `--set`, checks, and writes the result back as YAML.
+"""Reads configurations: finds the file, follows `extends`, applies `--set`, checks, and writes the result as YAML.
 
-Relative paths: `data.root` and `data.cache` in a file start at the folder of that file, those given on the command line
-(`data=`, `--set`) at the current directory. The result holds absolute paths only, so that it means the same anywhere.
-Knows nothing of the data set itself.
+Relative paths (`data.root`, `data.cache`, `network.encoder_weights`) in a file start at the folder of that file, those
+given on the command line (`data=`, `--set`) at the current directory. The result holds absolute paths only, so that
+it means the same anywhere. Knows nothing of the data set itself.
 """
 
 from __future__ import annotations
@@ -78,14 +78,16 @@ def dump_config(config: Config) -> str:
     data = config.model_dump(mode="json", by_alias=True)
     for path in PATH_KEYS:
         section, key = look_up(data, path[:-1]), path[-1]
-        section[key] = escaped(section[key]) if section[key] else section[key]
+        if section.get(key):
+            section[key] = escaped(section[key])
     return to_yaml(data)
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Name to path of the complete configurations that come with the package."""
+    """Name to path of the complete configurations that come with the package: all but those in `base/`."""
     folder = _shipped_folder()
-    return {path.name: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
+    paths = [*folder.glob("*.yaml"), *folder.glob("hippocampus/*.yaml")] if folder else []
+    return {path.relative_to(folder).as_posix(): path for path in sorted(paths)} if folder else {}
 
 
 def _shipped_folder() -> Path | None:

@@ -1,7 +1,8 @@
 """The typed YAML: every key, its type, its range and its default.
 
-One class per section, frozen; unknown keys are refused. Rules that join several keys stand in
-`config.rules`, reading and error messages in `config.load`. Knows nothing of torch.
+One class per section, frozen; unknown keys are refused. The sections of networks and losses stand in modules of
+their own, rules that join several keys in `config.rules`, reading and error messages in `config.load`. Knows
+nothing of torch.
 
 Spatial lists (`spacing`, `patch_size`, kernels, strides) are in the axis order of
 `preprocess.orientation`: with RAS that is x (right), y (anterior), z (superior).
@@ -9,31 +10,13 @@ Spatial lists (`spacing`, `patch_size`, kernels, strides) are in the axis order 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-Positive = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys refused, docstrings under fields become descriptions."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        populate_by_name=True,
-    )
+from medunet.config.losses import CrossEntropyConfig, DiceLossConfig, LossTerm
+from medunet.config.networks import NetworkConfig, UNetConfig
+from medunet.config.section import Finite, Fraction, Positive, PositiveFloat, Section, as_tuple
 
 
 class DataConfig(Section):
@@ -49,6 +32,9 @@ class DataConfig(Section):
     """Which fold is held out for validation, from 0."""
     folds: Annotated[int, Field(ge=2)] = 5
     """Number of folds."""
+    annotated: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Cases that were not annotated for all labels: pattern of case ids (`amos_*`) to the labels that were. In them
+    the background may hold the other structures, which is neither rewarded nor punished."""
     cache: str | None = None
     """Folder for preprocessed cases, shared between runs; null keeps them in the run folder."""
 
@@ -110,7 +96,7 @@ class PreprocessConfig(Section):
     """Voxel size in mm that the network sees; null keeps the size of each image."""
     intensity: Annotated[
         tuple[Intensity, ...],
-        BeforeValidator(_as_tuple, json_schema_input_type=Intensity | tuple[Intensity, ...]),
+        BeforeValidator(as_tuple, json_schema_input_type=Intensity | tuple[Intensity, ...]),
         Field(min_length=1),
     ] = (IntensityZScore(name="zscore"),)
     """How values are normalised; one entry for all channels or a list with one per channel."""
@@ -137,79 +123,6 @@ class AugmentConfig(Section):
     """Share of patches that are zoomed."""
     intensity_strength: Annotated[float, Field(ge=0, le=2)] | None = None
     """Multiplies the probabilities of noise, blur, brightness, contrast, low resolution and gamma; 1 as in nnU-Net."""
-
-
-class UNetConfig(Section):
-    """The configurable U-Net: one entry of `channels` per level, finest first."""
-
-    name: Literal["unet"] = "unet"
-    dims: Literal[2, 3] = 3
-    """Spatial rank of the convolutions; 2 on volumes works slice by slice along the last axis."""
-    channels: Annotated[tuple[Positive, ...], Field(min_length=2)] = (32, 64, 128, 256, 320)
-    """Features per level."""
-    strides: tuple[Positive | tuple[Positive, ...], ...] | None = None
-    """Step of the first convolution of each level; a number or one per axis. Null: 1, then 2 on every axis."""
-    kernel_size: Positive | tuple[Positive | tuple[Positive, ...], ...] = 3
-    """Kernel of every convolution, or one entry per level (a number or one per axis), odd."""
-    blocks: Positive | tuple[Positive, ...] = 2
-    """Convolutions (plain) or residual blocks per encoder level."""
-    decoder_blocks: Positive | tuple[Positive, ...] | None = None
-    """Convolutions per decoder level, finest last level first; null: 2 (plain) or 1 (residual)."""
-    residual: bool = False
-    """Residual blocks in the encoder, as in nnU-Net's ResEnc."""
-    norm: Literal["instance", "batch", "group", "none"] = "instance"
-    """Normalisation after each convolution."""
-    activation: Literal["leaky_relu", "relu", "prelu", "gelu", "silu"] = "leaky_relu"
-    """Activation function."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Probability with which whole feature maps are dropped after each convolution."""
-    deep_supervision: bool = True
-    """Train the coarser decoder levels too."""
-
-
-class DiceLossConfig(Section):
-    """1 - soft Dice, foreground only (Milletari 2016)."""
-
-    name: Literal["dice"]
-    weight: PositiveFloat = 1.0
-    """Factor in the sum."""
-    batch: bool = False
-    """Compute Dice over the whole batch instead of patch by patch."""
-
-
-class CrossEntropyConfig(Section):
-    """Cross-entropy over all labels."""
-
-    name: Literal["cross_entropy"]
-    weight: PositiveFloat = 1.0
-    """Factor in the sum."""
-
-
-class TverskyConfig(Section):
-    """1 - Tversky index (Salehi 2017): alpha weighs false positives, beta false negatives."""
-
-    name: Literal["tversky"]
-    weight: PositiveFloat = 1.0
-    """Factor in the sum."""
-    alpha: Annotated[float, Field(ge=0)] = 0.3
-    """Weight of false positives."""
-    beta: Annotated[float, Field(ge=0)] = 0.7
-    """Weight of false negatives."""
-    batch: bool = False
-    """Compute over the whole batch instead of patch by patch."""
-
-
-class FocalConfig(Section):
-    """Focal loss (Lin 2017), over all labels, softmax."""
-
-    name: Literal["focal"]
-    weight: PositiveFloat = 1.0
-    """Factor in the sum."""
-    gamma: Annotated[float, Field(ge=0)] = 2.0
-    """How much easy voxels are played down; 0 is cross-entropy."""
-
-
-LossTerm = Annotated[DiceLossConfig | CrossEntropyConfig | TverskyConfig | FocalConfig, Field(discriminator="name")]
 
 
 class SgdConfig(Section):
@@ -272,7 +185,8 @@ class TrainConfig(Section):
     """How the network is trained."""
 
     patch_size: tuple[Positive, ...] = (128, 128, 96)
-    """Voxels per axis that the network sees at once."""
+    """Voxels per axis that the network sees at once; of them `unet2015` segments all but its margin (92 on each side
+    in 2D, 44 in 3D)."""
     batch_size: Positive = 2
     """Patches per step."""
     epochs: Positive = 500
@@ -312,7 +226,7 @@ class InferenceConfig(Section):
     """Defaults for prediction; the command line may override them."""
 
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Overlap of neighbouring windows, as a share of the patch."""
+    """Overlap of neighbouring windows, as a share of the patch. Means nothing for `unet2015`, whose tiles adjoin."""
     tta: bool = False
     """Average over mirrored copies (as many as 2 to the number of mirrored axes)."""
     batch_size: Positive = 1
@@ -368,13 +282,15 @@ class Config(Section):
     """Bit-identical results on the same machine, at some cost in speed."""
     data: DataConfig = DataConfig()
     labels: dict[str, int | Annotated[tuple[int, ...], Field(min_length=1)]]
-    """Names to values in the mask files; a list of values merges them into one label."""
+    """Names to values in the mask files. A list merges values into one label; lists that share values are labels inside
+    of each other (whole, core); the name `ignore` marks voxels whose label is unknown."""
     preprocess: PreprocessConfig = PreprocessConfig()
     augment: AugmentConfig = AugmentConfig()
-    network: UNetConfig = UNetConfig()
+    network: NetworkConfig = UNetConfig()
+    """Which network, and its options."""
     loss: Annotated[
         tuple[LossTerm, ...],
-        BeforeValidator(_as_tuple, json_schema_input_type=LossTerm | tuple[LossTerm, ...]),
+        BeforeValidator(as_tuple, json_schema_input_type=LossTerm | tuple[LossTerm, ...]),
         Field(min_length=1),
     ] = (
         DiceLossConfig(name="dice"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from medunet.errors import DeviceError, UsageError
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def resolve_device(wish: str) -> torch.device:
@@ -69,9 +72,9 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in text or "not enough memory" in text
 
 
-def place(network: nn.Module, dims: int, device: torch.device) -> nn.Module:
+def place(network: Module, dims: int, device: torch.device) -> Module:
     """Move a network to `device`, its weights channels last."""
-    moved: nn.Module = network.to(device)
+    moved: Module = network.to(device)
     return moved.to(memory_format=channels_last(dims))  # type: ignore[call-overload, no-any-return]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medunet.engines.device import channels_last, is_out_of_memory, place
 from medunet.errors import DeviceError
+from medunet.networks.contract import Network
 
 
 class TorchEngine:
@@ -19,14 +20,16 @@ class TorchEngine:
         precision: type of its arithmetic (autocast); float32 switches autocast off.
     """
 
-    def __init__(self, network: nn.Module, dims: int, device: torch.device, precision: torch.dtype) -> None:
+    def __init__(self, network: Network, dims: int, device: torch.device, precision: torch.dtype) -> None:
         self.device = device
         self.precision = precision
         self.format = channels_last(dims)
         self.network = place(network, dims, device).eval()
 
     def __call__(self, patches: Tensor) -> Tensor:
-        """Patches (B, C_in, *patch) float32 to logits (B, C_out, *patch) float32 on the engine's device.
+        """Patches (B, C_in, *patch) float32 to logits float32 on the engine's device: of the patch's inside.
+
+        The inside is (B, C_out, *(patch - 2 * margin)), all of the patch for networks without a margin.
 
         Raises:
             DeviceError: the device ran out of memory.
@@ -36,7 +39,7 @@ class TorchEngine:
                 torch.inference_mode(),
                 torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32),
             ):
-                logits: Tensor = self.network(patches.to(self.device).contiguous(memory_format=self.format))
+                logits = self.network.interior(patches.to(self.device).contiguous(memory_format=self.format))
             return logits.float()
         except RuntimeError as error:
             if not is_out_of_memory(error):

@@ -41,7 +41,8 @@ class _Case:
     pair: Pair
     scores: dict[str, StructureScore] = field(default_factory=dict)
     values: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    ignored: list[int] = field(default_factory=list)
+    unnamed: list[int] = field(default_factory=list)
+    ignored: bool = False
     status: str = ""
     message: str = ""
 
@@ -62,7 +63,8 @@ def evaluate(
         references: likewise. Cases are matched by file name without ending and `_seg`; two files always match.
         out: folder for `per_case.csv` and `summary.json`; None writes nothing.
         labels: which values are which structure, see `read_structures`. None: every value but 0 that occurs
-            is a structure, `label_1`, `label_2`, ...
+            is a structure, `label_1`, `label_2`, ... Voxels of the reference with a value of `ignore` are left out;
+            a structure that a config says a case was not annotated for has no row.
         tolerance_mm: of the surface Dice.
         progress: called with (cases done, cases in all).
 
@@ -86,6 +88,8 @@ def evaluate(
         if progress is not None:
             progress(done, len(matching.pairs))
     settings = {"predictions": str(predictions), "references": str(references), "tolerance_mm": tolerance_mm}
+    if structures is not None and structures.ignore:
+        settings["ignore"] = list(structures.ignore)
     result = _result(cases, structures, settings)
     result.summary["cases"]["without_reference"] = list(matching.without_reference)
     if out is not None:
@@ -97,9 +101,9 @@ def _result(cases: list[_Case], structures: Structures | None, settings: dict[st
     values = _values_found(cases) if structures is None else structures.values
     if not values and any(not case.status for case in cases):
         raise DatasetError("No mask holds any value but 0; there is nothing to score.", "Name what to score in labels.")
-    rows = [row for case in cases for row in _rows(case, values)]
+    rows = [row for case in cases for row in _rows(case, values, structures)]
     named = {name: list(members) for name, members in values.items()}
-    return Evaluation(tuple(rows), summarise(rows, values, {**settings, "labels": named}, _notes(cases)))
+    return Evaluation(tuple(rows), summarise(rows, values, {**settings, "labels": named}, _notes(cases, structures)))
 
 
 def _score(pair: Pair, structures: Structures | None, tolerance_mm: float) -> _Case:
@@ -111,12 +115,16 @@ def _score(pair: Pair, structures: Structures | None, tolerance_mm: float) -> _C
         reference, geometry = read_mask(pair.reference)
         prediction = _on_grid(*read_mask(pair.prediction), geometry)
         present = sorted({int(value) for array in (prediction, reference) for value in np.unique(array)})
+        ignore: tuple[int, ...] = ()
         if structures is None:
             case.values = _every_value(present)
         else:
-            case.values = dict(structures.values)
-            case.ignored = _values_left_out(structures, present)
-        case.scores = score_values(prediction, reference, case.values, geometry.spacing, tolerance_mm=tolerance_mm)
+            case.values, ignore = structures.of(pair.case), structures.ignore
+            case.unnamed = _values_left_out(structures, present)
+            case.ignored = bool(np.isin(reference, ignore).any()) if ignore else False
+        case.scores = score_values(
+            prediction, reference, case.values, geometry.spacing, ignore=ignore, tolerance_mm=tolerance_mm
+        )
     except MedunetError as error:
         case.status, case.message = FAILED, str(error)
         logger.warning("%s: %s", pair.case, error)
@@ -167,18 +175,31 @@ def _values_found(cases: list[_Case]) -> dict[str, tuple[int, ...]]:
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def _rows(case: _Case, values: Mapping[str, tuple[int, ...]]) -> list[Row]:
+def _rows(case: _Case, values: Mapping[str, tuple[int, ...]], structures: Structures | None) -> list[Row]:
     if case.status:
         return [Row(case.pair.case, "", case.status, message=case.message)]
-    scores = {name: case.scores.get(name, _ABSENT) for name in values}
+    wanted = values if structures is None else case.values
+    scores = {name: case.scores.get(name, _ABSENT) for name in wanted}
     return [Row(case.pair.case, name, score.outcome, score) for name, score in scores.items()]
 
 
-def _notes(cases: list[_Case]) -> list[str]:
-    ignored = sorted({value for case in cases for value in case.ignored})
-    if not ignored:
-        return []
-    number = sum(bool(case.ignored) for case in cases)
-    note = f"No label names {format_values(ignored)} ({number} of {len(cases)} cases): counted as background."
-    logger.info("%s", note)
-    return [note]
+def _notes(cases: list[_Case], structures: Structures | None) -> list[str]:
+    notes = []
+    unnamed = sorted({value for case in cases for value in case.unnamed})
+    if unnamed:
+        number = sum(bool(case.unnamed) for case in cases)
+        notes.append(
+            f"No label names {format_values(unnamed)} ({number} of {len(cases)} cases): counted as background."
+        )
+    ignored = sum(case.ignored for case in cases)
+    if ignored and structures is not None:
+        notes.append(
+            f"Voxels whose reference is {format_values(structures.ignore)} were left out ({ignored} of {len(cases)} "
+            "cases)."
+        )
+    partly = sum(len(case.values) < len(structures.values) for case in cases if not case.status) if structures else 0
+    if partly:
+        notes.append(f"{partly} of {len(cases)} cases were scored for those structures only that data.annotated names.")
+    for note in notes:
+        logger.info("%s", note)
+    return notes

@@ -1,27 +1,28 @@
 """Which structures are scored: names and the values in mask files that make them up.
 
 They come from a medunet config, a model, a Decathlon or nnU-Net dataset.json, a plain YAML mapping, a
-`liver=1,tumour=2+3` text, or Python. Knows nothing of images.
+`liver=1,tumour=2+3` text, or Python. The name `ignore` gives the values of voxels that are left out of the scores.
+Knows nothing of images.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from medunet.config.derived import annotated_names
 from medunet.errors import UsageError
-from medunet.labels import BACKGROUND, LabelMap
+from medunet.labels import BACKGROUND, IGNORE, LabelMap, format_values
 
 LabelsLike = str | Path | LabelMap | Mapping[str, int | Sequence[int]]
 """What `read_structures` understands."""
 
 _FILES_IN_FOLDER = ("model.yaml", "config.yaml", "dataset.json")
-_IGNORE = "ignore"
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,26 @@ class Structures:
     """Structures to score.
 
     Attributes:
-        values: name to the values in files; structures may overlap (regions).
+        values: name to the values in files; structures may overlap in any way (regions).
         background: values that are no structure; None where every other value is background.
+        ignore: values of voxels of the reference that are left out.
+        annotated: patterns of case ids to the structures that these cases were annotated for; the others are not
+            scored. Stated by the `data` section of a config.
     """
 
     values: Mapping[str, tuple[int, ...]]
     background: tuple[int, ...] | None
+    ignore: tuple[int, ...] = ()
+    annotated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def of(self, case: str) -> dict[str, tuple[int, ...]]:
+        """The structures that a case was annotated for."""
+        known = annotated_names(case, self.annotated)
+        return {name: members for name, members in self.values.items() if known is None or name in known}
 
     def others(self, present: Iterable[int]) -> list[int]:
-        """The values of `present` that are neither a structure nor background, sorted; 0 is left out if open."""
-        named = {value for members in self.values.values() for value in members}
+        """The values of `present` that mean nothing: no structure, background or ignored; 0 is left out if open."""
+        named = {*self.ignore, *(value for members in self.values.values() for value in members)}
         named.update((0,) if self.background is None else self.background)
         return sorted(set(present) - named)
 
@@ -65,7 +76,9 @@ def read_structures(labels: LabelsLike) -> Structures:
         return _structures(_parse_list(str(labels)), "--labels")
     if path.is_dir():
         path = next((path / name for name in _FILES_IN_FOLDER if (path / name).is_file()), path / _FILES_IN_FOLDER[0])
-    return _structures(_read_file(path), str(path))
+    document = _read_file(path)
+    structures = _structures(document.get("labels", document), str(path))
+    return replace(structures, annotated=_annotated(document, structures))
 
 
 def _parse_list(text: str) -> dict[str, list[int]]:
@@ -87,7 +100,8 @@ def _parse_list(text: str) -> dict[str, list[int]]:
     return result
 
 
-def _read_file(path: Path) -> Mapping[Any, Any]:
+def _read_file(path: Path) -> dict[Any, Any]:
+    """The content of a file whose labels, of its own or under the key "labels", are a mapping."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -109,10 +123,22 @@ def _read_file(path: Path) -> Mapping[Any, Any]:
             f'{path} has no key "labels" of its own; they stand in the config that it extends.',
             "Give that file, or the config.yaml of a run.",
         )
-    inner = document.get("labels", document)
-    if not isinstance(inner, dict):
+    if not isinstance(document.get("labels", {}), dict):
         raise UsageError(f'The key "labels" of {path} must map names to values.', "For example: labels: {liver: 1}")
-    return inner
+    return document
+
+
+def _annotated(document: Mapping[Any, Any], structures: Structures) -> dict[str, tuple[str, ...]]:
+    """`data.annotated` of a config, as far as it speaks of the structures; empty for other files."""
+    data = document.get("data")
+    stated = data.get("annotated") if isinstance(data, dict) and "labels" in document else None
+    if not isinstance(stated, dict):
+        return {}
+    return {
+        str(pattern): tuple(name for name in names if name in structures.values)
+        for pattern, names in stated.items()
+        if isinstance(names, list)
+    }
 
 
 def _names_first(mapping: Mapping[Any, Any]) -> dict[str, Any]:
@@ -129,22 +155,23 @@ def _names_first(mapping: Mapping[Any, Any]) -> dict[str, Any]:
 
 def _structures(mapping: Mapping[Any, Any], where: str) -> Structures:
     values: dict[str, tuple[int, ...]] = {}
-    background: tuple[int, ...] | None = None
+    special: dict[str, tuple[int, ...]] = {}
     for name, value in _names_first(mapping).items():
         members = tuple(value) if isinstance(value, (list, tuple)) else (value,)
         if not members or not all(isinstance(member, int) and not isinstance(member, bool) for member in members):
             raise UsageError(
                 f'{where} gives "{name}" the value {value!r}; a label needs a whole number or a list of them.'
             )
-        if name.lower() == BACKGROUND:
-            background = members
-        elif name.lower() == _IGNORE:
-            raise UsageError(
-                f'{where} has a label "{name}" for voxels that are left out; they cannot be left out of the scores.',
-                "Choose the structures: --labels NAME=VALUE,... (the voxels to ignore then count as background).",
-            )
-        else:
-            values[name] = members
+        target = special if name.lower() in (BACKGROUND, IGNORE) else values
+        target[name.lower() if target is special else name] = members
     if not values:
         raise UsageError(f"{where} names no structure.", "Give at least one, for example liver=1.")
-    return Structures(values, background)
+    ignore, background = special.get(IGNORE, ()), special.get(BACKGROUND)
+    named = {*(background or ()), *(value for members in values.values() for value in members)}
+    both = sorted(named & set(ignore))
+    if both:
+        raise UsageError(
+            f"{where} wants {format_values(both)} to be ignored, but gives it to another label too.",
+            "Take it out of one of the two.",
+        )
+    return Structures(values, background, ignore)

@@ -142,7 +142,7 @@ class _Scene:
         cls, volume: Volume, segmentation: Segmentation, reference: Segmentation | None, window: Window | None
     ) -> _Scene:
         image, geometry = volume.array[0], volume.geometry
-        mask, truth = segmentation.array, reference.array if reference is not None else None
+        mask, truth = _known(segmentation), _known(reference) if reference is not None else None
         chosen = _window(image, window, picture=geometry.rank == 2)
         if geometry.rank == 3:
             change = geometry.reorientation("RAS")
@@ -153,6 +153,12 @@ class _Scene:
             image = np.moveaxis(volume.array[:3], 0, -1)
         labels = segmentation.labels.foreground
         return cls(image, mask, truth, geometry.spacing, geometry.origin, labels, chosen)
+
+
+def _known(segmentation: Segmentation) -> NDArray[np.generic]:
+    """Label indices; ignored voxels are shown as background."""
+    array, ignored = segmentation.array, segmentation.labels.ignore_index
+    return array if ignored is None else np.where(array == ignored, array.dtype.type(0), array)
 
 
 def _window(image: NDArray[np.generic], window: Window | None, *, picture: bool) -> Window:
@@ -311,7 +317,8 @@ def _legend(
     segmentation: Segmentation, reference: Segmentation | None
 ) -> list[tuple[str, tuple[int, int, int] | None]]:
     """Text and colour of each entry: the structures that occur, with millilitres for volumes."""
-    present = set(np.unique(segmentation.array).tolist())
+    members = segmentation.labels.membership
+    present = set(np.flatnonzero(members[:, np.unique(_known(segmentation))].any(axis=1)).tolist())
     volumes = segmentation.volumes_ml() if segmentation.geometry.rank == 3 else {}
     entries: list[tuple[str, tuple[int, int, int] | None]] = [
         (f"{label.name}, {_format_ml(volumes[label.name])}" if volumes else label.name, label.colour)

@@ -45,7 +45,8 @@ class Prediction(Segmentation):
     """A segmentation that can save itself; see `Segmentation` for the array.
 
     Attributes:
-        probabilities: (C, *spatial) float32 on the same grid, if they were asked for.
+        probabilities: (C, *spatial) float32 on the same grid, if they were asked for: one channel per label,
+            background first; of nested labels one per structure, without the background.
     """
 
     probabilities: NDArray[np.float32] | None = None
@@ -132,9 +133,9 @@ class Predictor:
         array, record = preprocess(volume, self.spec.preprocess)
         image = torch.from_numpy(array)
         logits = self._logits(image)
-        indices = restore(logits, record, dtype=self.labels.index_dtype)
+        indices = restore(logits, record, self.labels)
         indices = postprocess(indices, self.spec.postprocess, self.labels, volume.geometry.voxel_volume_ml)
-        kept = restore_probabilities(logits.softmax(0), record) if probabilities else None
+        kept = restore_probabilities(logits, record, self.labels) if probabilities else None
         return Prediction(indices, volume.geometry, self.labels, volume.source, kept)
 
     def _logits(self, image: Tensor) -> Tensor:
@@ -145,7 +146,8 @@ class Predictor:
         return total / len(self.models)
 
     def _model_logits(self, image: Tensor, number: int) -> Tensor:
-        inference = self.models[number].spec.inference
+        spec = self.models[number].spec
+        inference = spec.inference
         return network_logits(
             image,
             self._engines[number],
@@ -153,6 +155,7 @@ class Predictor:
             overlap=inference.overlap,
             batch_size=inference.batch_size,
             mirror_axes=inference.mirror_axes if self.tta else (),
+            network=spec.network,
         )
 
 
@@ -214,9 +217,8 @@ def _from_nibabel(image: Any) -> Volume:
 def _check_together(models: Sequence[Model]) -> None:
     first, *others = models
     for model in others:
-        # As lists, because the order of the labels is the order of the network's output.
         for key, same in (
-            ("labels", list(model.spec.labels.items()) == list(first.spec.labels.items())),
+            ("labels", model.labels.labels == first.labels.labels),  # in order: it is that of the network's output
             ("modality", model.spec.modality == first.spec.modality),
             ("preprocess", model.spec.preprocess == first.spec.preprocess),
         ):

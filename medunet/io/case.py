@@ -36,14 +36,14 @@ class Listing:
 
     Attributes:
         cases: in the order of the data set.
-        label_names: names to values in files; None where none are stated.
+        label_names: names to a value in files, or to several (regions); None where none are stated.
         modality: name per channel; empty where none are stated.
         problems: what is wrong with the listing itself.
         notes: sentences about what was left out.
     """
 
     cases: list[Case] = field(default_factory=list)
-    label_names: dict[str, int] | None = None
+    label_names: dict[str, int | list[int]] | None = None
     modality: tuple[str, ...] = ()
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

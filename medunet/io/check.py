@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medunet.config.derived import annotated_labels
 from medunet.errors import DataError, DatasetError, Problem
 from medunet.geometry import format_shape
 from medunet.io.case import Case
 from medunet.io.files import read_mask
 from medunet.io.read import read_volume
 from medunet.io.volume import Volume
-from medunet.labels import LabelMap, format_values
+from medunet.labels import IGNORE, LabelMap, format_values
 
 _LOG = logging.getLogger("medunet")
 
@@ -43,7 +45,8 @@ class CaseStatistics:
         channels: number of image channels.
         minimum, maximum: smallest and largest value per channel.
         percentiles: the 0.5, 50 and 99.5 percentile per channel, over at most a million evenly spaced voxels.
-        voxels: number of voxels per label name, background included; empty without a mask.
+        voxels: number of voxels per label name, background and `ignore` included, a label's with those of labels
+            inside of it; empty without a mask.
     """
 
     id: str
@@ -73,17 +76,20 @@ def check_cases(
     labels: LabelMap,
     *,
     channels: int,
+    annotated: Mapping[str, Sequence[str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[CaseStatistics]:
     """Read image and mask of each case once and check them.
 
-    Per case: readable, finite, expected channels, not constant, mask on the image's grid, mask values named.
-    Over all: one spatial rank, every label occurs somewhere.
+    Per case: readable, finite, expected channels, not constant, mask on the image's grid, mask values named and no
+    label that the case was not annotated for. Over all: one spatial rank, every label occurs somewhere, every pattern
+    of `annotated` belongs to some case.
 
     Args:
         cases: with or without masks.
         labels: what mask values mean.
         channels: image channels that each case must have.
+        annotated: `data.annotated`: patterns of case ids to the labels that they were annotated for.
         progress: called after each case with the number done and the number of all.
 
     Returns:
@@ -95,12 +101,14 @@ def check_cases(
     problems: list[Problem] = []
     statistics: list[CaseStatistics] = []
     for done, case in enumerate(cases, start=1):
-        found = _check_case(case, labels, channels, problems)
+        known = annotated_labels(case.id, annotated or {}, labels)
+        found = _check_case(case, labels, channels, known, problems)
         if found is not None:
             statistics.append(found)
         if progress is not None:
             progress(done, len(cases))
     problems += _rank_problems(statistics)
+    problems += _patterns_of_nobody(cases, annotated or {})
     if not problems:
         problems += _absent_labels(statistics, labels)
     if problems:
@@ -112,8 +120,10 @@ def check_cases(
     return statistics
 
 
-def _check_case(case: Case, labels: LabelMap, channels: int, problems: list[Problem]) -> CaseStatistics | None:
-    """Append what is wrong to `problems`; statistics if the image could be read."""
+def _check_case(
+    case: Case, labels: LabelMap, channels: int, known: tuple[bool, ...] | None, problems: list[Problem]
+) -> CaseStatistics | None:
+    """Append what is wrong to `problems`; statistics if the image could be read. `known`: see `annotated_labels`."""
     try:
         volume = read_volume(case.images, channels=channels)
     except DataError as error:
@@ -129,20 +139,22 @@ def _check_case(case: Case, labels: LabelMap, channels: int, problems: list[Prob
         problems.append(Problem(case.id, "image", rule))
     elif any(flat):
         _LOG.warning("%s: channel %d is constant.", case.id, flat.index(True))
-    if case.label is not None:
-        statistics.voxels.update(_check_mask(case, volume, labels, problems))
+    counts = _check_mask(case, volume, labels, problems)
+    if counts is not None:
+        problems += _label_problems(case, counts, labels, known)
+        statistics.voxels.update(_voxels(counts, labels))
     return statistics
 
 
-def _check_mask(case: Case, volume: Volume, labels: LabelMap, problems: list[Problem]) -> dict[str, int]:
-    """Append what is wrong with the mask to `problems`; voxels per label name."""
+def _check_mask(case: Case, volume: Volume, labels: LabelMap, problems: list[Problem]) -> Counter[int] | None:
+    """Append what keeps the mask from being used to `problems`; voxels per value if it could be read."""
     if case.label is None:
-        return {}
+        return None
     try:
         mask, geometry = read_mask(case.label)
     except DataError as error:
         problems.append(Problem(case.id, "label", error.message, hint=error.hint))
-        return {}
+        return None
     difference = volume.geometry.difference(geometry)
     if difference:
         rule = f"it must lie on the grid of its image, but has {difference}."
@@ -152,10 +164,43 @@ def _check_mask(case: Case, volume: Volume, labels: LabelMap, problems: list[Pro
     if unknown:
         rule = f"it holds {format_values(unknown)}, which no label names; the labels are {labels.describe()}."
         problems.append(Problem(case.id, "label", rule))
+    return counts
+
+
+def _voxels(counts: Counter[int], labels: LabelMap) -> dict[str, int]:
+    """Voxels per label name; `ignore` last, if there is one."""
     voxels = {label.name: sum(counts[value] for value in label.values) for label in labels.labels}
-    if not unknown and voxels[labels.names[0]] == mask.size:
-        _LOG.info("%s: the mask holds background only.", case.id)
+    if labels.ignore:
+        voxels[IGNORE] = sum(counts[value] for value in labels.ignore)
     return voxels
+
+
+def _label_problems(
+    case: Case, counts: Counter[int], labels: LabelMap, known: tuple[bool, ...] | None
+) -> list[Problem]:
+    """A mask that teaches nothing, or holds what its case is said not to have been annotated for."""
+    present = {labels.index_of.get(value, -1) for value in counts}
+    if present == {labels.ignore_index}:
+        return [Problem(case.id, "label", "every voxel is marked to be ignored; nothing can be learned from it.")]
+    if present <= {0, labels.ignore_index}:
+        _LOG.info("%s: the mask holds background only.", case.id)
+    if known is None:
+        return []
+    strange = [label.name for label in labels.foreground if label.index in present and not known[label.index]]
+    if not strange:
+        return []
+    rule = f"it holds {', '.join(strange)}, but by data.annotated the case was not annotated for that."
+    return [Problem(case.id, "label", rule, hint="Name that in data.annotated too, or correct the mask.")]
+
+
+def _patterns_of_nobody(cases: Sequence[Case], annotated: Mapping[str, Sequence[str]]) -> list[Problem]:
+    """Patterns of `data.annotated` that match no case: most likely a slip of the pen."""
+    example = f" The first case is {cases[0].id}." if cases else ""
+    return [
+        Problem("", f"data.annotated.{pattern}", "it matches no case.", hint=f"Correct the pattern.{example}")
+        for pattern in annotated
+        if not any(fnmatchcase(case.id, pattern) for case in cases)
+    ]
 
 
 def count_values(mask: NDArray[np.generic]) -> Counter[int]:

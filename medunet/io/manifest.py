@@ -39,7 +39,7 @@ class Manifest:
 
     Attributes:
         cases: sorted by id.
-        label_names: names to values in files as the data set states them; None where it does not.
+        label_names: names to a value in files, or to several, as the data set states them; None where it does not.
         modality: name per channel as the data set states them; empty where it does not.
         root: folder that holds the data set.
         format: layout that was read, one of `FORMATS`.
@@ -47,7 +47,7 @@ class Manifest:
     """
 
     cases: tuple[Case, ...]
-    label_names: dict[str, int] | None
+    label_names: dict[str, int | list[int]] | None
     modality: tuple[str, ...]
     root: Path
     format: str

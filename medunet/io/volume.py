@@ -66,7 +66,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class Segmentation:
-    """A label array (*spatial) of internal indices (see `LabelMap`), on a grid.
+    """A label array (*spatial) of internal indices (see `LabelMap`), on a grid; a reference may hold ignored voxels.
 
     Raises:
         DataError: the array does not fit the grid.
@@ -85,9 +85,10 @@ class Segmentation:
             )
 
     def volumes_ml(self) -> dict[str, float]:
-        """Millilitres per foreground label."""
+        """Millilitres per foreground label, those of labels inside of it included; ignored voxels count for none."""
         counts = np.zeros(len(self.labels), dtype=np.int64)
         for plane in self.array:  # bincount takes 8 bytes per voxel
-            counts += np.bincount(plane.ravel(), minlength=len(self.labels))
+            counts += np.bincount(plane.ravel(), minlength=len(self.labels))[: len(self.labels)]
+        members = self.labels.membership @ counts
         unit = self.geometry.voxel_volume_ml
-        return {label.name: float(counts[label.index]) * unit for label in self.labels.foreground}
+        return {label.name: float(members[label.index]) * unit for label in self.labels.foreground}

@@ -1,252 +1,162 @@
-"""The configurable U-Net, 2D and 3D, plain or with residual encoder.
+"""The configurable U-Net, 2D and 3D: plain, with residual encoder, with attention gates.
 
 The plain form follows nnU-Net's PlainConvUNet (Isensee 2021; Ronneberger 2015 with strided convolutions
 and instance norm), the residual form its ResidualEncoderUNet (Isensee 2024): a stem, then post-activation
 residual blocks (average pooling and 1x1 convolution on the shortcut) in the encoder, plain convolutions in
-the decoder. Receives numbers, returns logits; knows nothing of files, labels or losses.
+the decoder. Either may have the gates of the Attention U-Net (Oktay 2018) on its skips. Receives numbers, returns
+logits; knows nothing of files, labels or losses.
+
+The names of the weights are those of the first release, whatever options came later.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from medunet.errors import DataError
-
-_Layer = dict[int, Callable[..., nn.Module]]
-_CONV: _Layer = {2: nn.Conv2d, 3: nn.Conv3d}
-_UP: _Layer = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_POOL: _Layer = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
-_DROPOUT: _Layer = {2: nn.Dropout2d, 3: nn.Dropout3d}
-_BATCH: _Layer = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-
-NORM_GROUPS = 8
-LEAKY_SLOPE = 0.01
+from medunet.config.networks import UNetOptions
+from medunet.networks.attention import AttentionGate
+from medunet.networks.blocks import (
+    CONV,
+    LEAKY_SLOPE,
+    ConvNormAct,
+    Layers,
+    MaxPool,
+    ResidualBlock,
+    Sizes,
+    build_up,
+)
+from medunet.networks.contract import Network
 
 
 @dataclass(frozen=True)
-class UNetOptions:
+class UNetNumbers:
     """Built numbers of a U-Net; every sequence has one entry per level, finest first.
 
     Attributes:
-        dims: spatial rank, 2 or 3.
-        in_channels, out_channels: image channels and labels (background included).
+        layers: rank, norm, activation and dropout of all layers.
         channels: features.
         strides: per axis; the first level's is normally 1.
         kernels: per axis, odd.
         blocks: convolutions or residual blocks in the encoder.
         decoder_blocks: convolutions in the decoder, finest first, one entry fewer.
-        residual, norm, activation, dropout: as in the config.
+        residual, attention, down, up: as in the config.
         heads: number of outputs in training mode, finest first; 1 switches deep supervision off.
     """
 
-    dims: int
-    in_channels: int
-    out_channels: int
-    channels: tuple[int, ...]
-    strides: tuple[tuple[int, ...], ...]
-    kernels: tuple[tuple[int, ...], ...]
-    blocks: tuple[int, ...]
-    decoder_blocks: tuple[int, ...]
+    layers: Layers
+    channels: Sizes
+    strides: tuple[Sizes, ...]
+    kernels: tuple[Sizes, ...]
+    blocks: Sizes
+    decoder_blocks: Sizes
     residual: bool = False
-    norm: str = "instance"
-    activation: str = "leaky_relu"
-    dropout: float = 0.0
+    attention: bool = False
+    down: str = "stride"
+    up: str = "transpose"
     heads: int = 1
 
 
-def _norm(options: UNetOptions, channels: int) -> nn.Module:
-    match options.norm:
-        case "instance":
-            return InstanceNorm(channels)
-        case "batch":
-            return _BATCH[options.dims](channels)
-        case "group":
-            return nn.GroupNorm(NORM_GROUPS, channels)
-        case _:
-            return nn.Identity()
+class UNet(Network):
+    """Encoder, decoder with skip connections, one 1x1 convolution per output.
 
-
-def _activation(name: str) -> nn.Module:
-    match name:
-        case "relu":
-            return nn.ReLU(inplace=True)
-        case "prelu":
-            return nn.PReLU()
-        case "gelu":
-            return nn.GELU()
-        case "silu":
-            return nn.SiLU(inplace=True)
-        case _:
-            return nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
-
-
-class InstanceNorm(nn.Module):
-    """Instance normalisation with affine parameters, named as torch's, so that weights are interchangeable.
-
-    torch's own copies a channels-last tensor twice. A single sample, as in prediction, goes through batch norm,
-    which is the same sum over the same voxels and works in place of memory order: 1.5 times faster for the whole
-    network on a CPU (docs/benchmarks.md).
+    Args:
+        config: the `network:` section.
+        numbers: all numbers that follow from it.
+        in_channels: image channels.
+        out_channels: labels, background included, or nested structures.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+    def __init__(self, config: UNetOptions, numbers: UNetNumbers, in_channels: int, out_channels: int) -> None:
+        super().__init__(config, in_channels, out_channels)
+        self.numbers = numbers
+        self.training_outputs = numbers.heads
+        layers, channels = numbers.layers, numbers.channels
+        first = in_channels
+        self.stem: nn.Module = nn.Identity()
+        if numbers.residual:
+            self.stem = ConvNormAct(layers, (first, channels[0]), numbers.kernels[0], layers.ones)
+            first = channels[0]
+        self.pools = nn.ModuleList(_pool(numbers, level) for level in range(len(channels)))
+        self.encoder = nn.ModuleList(
+            _encoder_level(numbers, level, features) for level, features in enumerate((first, *channels[:-1]))
+        )
+        self.up = nn.ModuleList(
+            build_up(layers, (coarser, finer), stride, numbers.up)
+            for (finer, coarser), stride in zip(itertools.pairwise(channels), numbers.strides[1:], strict=True)
+        )
+        self.decoder = nn.ModuleList(_decoder_level(numbers, level) for level in range(len(channels) - 1))
+        self.heads = nn.ModuleList(
+            CONV[layers.dims](features, out_channels, 1) for features in channels[: numbers.heads]
+        )
+        self.gates = nn.ModuleDict({str(level): _gate(numbers, level) for level in _gated_levels(numbers)})
+        self.apply(_he_init)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, *S), every sample and channel to mean 0 and deviation 1, then scaled and shifted."""
-        if x.shape[0] == 1:
-            return nn.functional.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=1e-5)
-        return nn.functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=1e-5)
-
-
-class ConvNormAct(nn.Sequential):
-    """Convolution, dropout, norm, activation: (B, C_in, *S) to (B, C_out, *S / stride)."""
-
-    def __init__(
-        self,
-        options: UNetOptions,
-        channels: tuple[int, int],
-        kernel: tuple[int, ...],
-        stride: tuple[int, ...],
-        *,
-        activate: bool = True,
-    ) -> None:
-        padding = tuple(k // 2 for k in kernel)
-        layers: list[nn.Module] = [_CONV[options.dims](*channels, kernel, stride, padding)]
-        if options.dropout:
-            layers.append(_DROPOUT[options.dims](options.dropout))
-        layers.append(_norm(options, channels[1]))
-        if activate:
-            layers.append(_activation(options.activation))
-        super().__init__(*layers)
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions and a shortcut, activation after the sum (He 2016, ResNet-D shortcut of He 2019)."""
-
-    def __init__(
-        self, options: UNetOptions, channels: tuple[int, int], kernel: tuple[int, ...], stride: tuple[int, ...]
-    ) -> None:
-        super().__init__()
-        ones = (1,) * options.dims
-        self.first = ConvNormAct(options, channels, kernel, stride)
-        self.second = ConvNormAct(options, (channels[1], channels[1]), kernel, ones, activate=False)
-        shortcut: list[nn.Module] = []
-        if any(s > 1 for s in stride):
-            shortcut.append(_POOL[options.dims](stride, stride))
-        if channels[0] != channels[1]:
-            shortcut.append(_CONV[options.dims](*channels, 1, bias=False))
-            shortcut.append(_norm(options, channels[1]))
-        self.shortcut = nn.Sequential(*shortcut)
-        self.activation = _activation(options.activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, *S) to (B, C_out, *S / stride)."""
-        result: Tensor = self.activation(self.second(self.first(x)) + self.shortcut(x))
-        return result
+    def outputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Logits finest first; each as large as its decoder level."""
+        x = self.stem(x)
+        skips = []
+        for pool, stage in zip(self.pools, self.encoder, strict=True):
+            x = stage(pool(x))
+            skips.append(x)
+        found: list[Tensor] = []
+        for level in reversed(range(len(self.decoder))):
+            skip = skips[level]
+            if str(level) in self.gates:
+                skip = self.gates[str(level)](skip, x)
+            x = self.decoder[level](torch.cat((self.up[level](x), skip), dim=1))
+            if level < len(self.heads) and (self.training or level == 0):
+                found.append(self.heads[level](x))
+        return tuple(reversed(found))
 
 
-def _encoder_level(options: UNetOptions, level: int, channels_in: int) -> nn.Sequential:
-    block: Callable[..., nn.Module] = ResidualBlock if options.residual else ConvNormAct
-    ones = (1,) * options.dims
+def _pool(numbers: UNetNumbers, level: int) -> nn.Module:
+    """What goes before a level's convolutions: nothing if the first of them steps."""
+    stride = numbers.strides[level]
+    return MaxPool(stride) if numbers.down == "maxpool" and stride != numbers.layers.ones else nn.Identity()
+
+
+def _encoder_level(numbers: UNetNumbers, level: int, channels_in: int) -> nn.Sequential:
+    block: Callable[..., nn.Module] = ResidualBlock if numbers.residual else ConvNormAct
+    stride = numbers.strides[level] if numbers.down == "stride" else numbers.layers.ones
     blocks: list[nn.Module] = []
-    for index in range(options.blocks[level]):
-        stride = options.strides[level] if index == 0 else ones
-        blocks.append(block(options, (channels_in, options.channels[level]), options.kernels[level], stride))
-        channels_in = options.channels[level]
+    for _ in range(numbers.blocks[level]):
+        channels = (channels_in, numbers.channels[level])
+        blocks.append(block(numbers.layers, channels, numbers.kernels[level], stride))
+        channels_in, stride = channels[1], numbers.layers.ones
     return nn.Sequential(*blocks)
 
 
-class UNet(nn.Module):
-    """Encoder, decoder with skip connections, one 1x1 convolution per output.
-
-    In evaluation mode `forward` gives logits (B, C_out, *S). In training mode it gives a tuple of
-    `options.heads` tensors, finest first, each as large as its decoder level, if there is more than one.
-
-    Args:
-        options: all numbers.
-    """
-
-    def __init__(self, options: UNetOptions) -> None:
-        super().__init__()
-        self.options = options
-        ones = (1,) * options.dims
-        channels = options.channels
-        levels = len(channels)
-        first = options.in_channels
-        self.stem: nn.Module = nn.Identity()
-        if options.residual:
-            self.stem = ConvNormAct(options, (first, channels[0]), options.kernels[0], ones)
-            first = channels[0]
-        self.encoder = nn.ModuleList(
-            _encoder_level(options, level, first if level == 0 else channels[level - 1]) for level in range(levels)
+def _decoder_level(numbers: UNetNumbers, level: int) -> nn.Sequential:
+    features = numbers.channels[level]
+    sizes = [2 * features] + [features] * numbers.decoder_blocks[level]
+    return nn.Sequential(
+        *(
+            ConvNormAct(numbers.layers, channels, numbers.kernels[level], numbers.layers.ones)
+            for channels in itertools.pairwise(sizes)
         )
-        self.up = nn.ModuleList()
-        self.decoder = nn.ModuleList()
-        for level in range(levels - 1):
-            stride = options.strides[level + 1]
-            self.up.append(_UP[options.dims](channels[level + 1], channels[level], stride, stride))
-            sizes = [2 * channels[level]] + [channels[level]] * options.decoder_blocks[level]
-            self.decoder.append(
-                nn.Sequential(
-                    *(ConvNormAct(options, (a, b), options.kernels[level], ones) for a, b in itertools.pairwise(sizes))
-                )
-            )
-        self.heads = nn.ModuleList(
-            _CONV[options.dims](channels[level], options.out_channels, 1) for level in range(options.heads)
-        )
-        self.apply(_he_init)
-
-    @property
-    def stride(self) -> tuple[int, ...]:
-        """Every spatial size must be a multiple of this."""
-        return total_stride(self.options.strides)
-
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Logits of (B, C_in, *S); see the class.
-
-        Raises:
-            DataError: a spatial size that is no multiple of `stride`.
-        """
-        self._check(x)
-        x = self.stem(x)
-        skips = []
-        for stage in self.encoder:
-            x = stage(x)
-            skips.append(x)
-        outputs: list[Tensor] = []
-        for level in reversed(range(len(self.decoder))):
-            x = self.decoder[level](torch.cat((self.up[level](x), skips[level]), dim=1))
-            if level < len(self.heads) and (self.training or level == 0):
-                outputs.append(self.heads[level](x))
-        return tuple(reversed(outputs)) if len(outputs) > 1 else outputs[0]
-
-    def _check(self, x: Tensor) -> None:
-        sizes = tuple(x.shape[2:])
-        if any(size % step for size, step in zip(sizes, self.stride, strict=True)):
-            padded = tuple(-(-size // step) * step for size, step in zip(sizes, self.stride, strict=True))
-            raise DataError(
-                f"The network needs spatial sizes that are multiples of {self.stride}, but got {sizes}.",
-                f"Pad to {padded}.",
-            )
+    )
 
 
-def total_stride(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Product of the strides of all levels, per axis."""
-    result = [1] * len(strides[0])
-    for stride in strides:
-        result = [a * b for a, b in zip(result, stride, strict=True)]
-    return tuple(result)
+def _gated_levels(numbers: UNetNumbers) -> range:
+    """All with a skip but the finest, whose features are no use to a gate (Oktay 2018, section 3)."""
+    skips = len(numbers.channels) - 1
+    return range(min(1, skips - 1), skips) if numbers.attention else range(0)
+
+
+def _gate(numbers: UNetNumbers, level: int) -> AttentionGate:
+    finer, coarser = numbers.channels[level : level + 2]
+    return AttentionGate(numbers.layers, (finer, coarser), numbers.strides[level + 1])
 
 
 def _he_init(module: nn.Module) -> None:
     """He 2015 for leaky ReLU, biases at zero; residual blocks start as their shortcut. All as nnU-Net does."""
+    if isinstance(module, AttentionGate):
+        module.open()
     if isinstance(module, ResidualBlock):
         for last in module.second[-1].parameters(recurse=False):
             nn.init.zeros_(last)
@@ -254,3 +164,27 @@ def _he_init(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, a=LEAKY_SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def _per_level(value: int | Sizes, levels: int) -> Sizes:
+    return (value,) * levels if isinstance(value, int) else value
+
+
+def build_unet(config: UNetOptions, in_channels: int, out_channels: int) -> UNet:
+    """The configurable U-Net; deep supervision trains every decoder level but the coarsest, as nnU-Net does."""
+    levels = len(config.channels)
+    decoder = config.decoder_blocks if config.decoder_blocks is not None else (1 if config.residual else 2)
+    numbers = UNetNumbers(
+        layers=Layers(config.dims, config.norm, config.activation, config.dropout),
+        channels=config.channels,
+        strides=config.level_strides,
+        kernels=config.level_kernels,
+        blocks=_per_level(config.blocks, levels),
+        decoder_blocks=_per_level(decoder, levels - 1),
+        residual=config.residual,
+        attention=config.attention,
+        down=config.down,
+        up=config.up,
+        heads=max(1, levels - 2) if config.deep_supervision else 1,
+    )
+    return UNet(config, numbers, in_channels, out_channels)

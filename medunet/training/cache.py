@@ -3,6 +3,8 @@
 The folder's name carries a key of everything that decides its content: path, size and modification time of the
 files, the `preprocess:` section, the labels, and the versions of the chain. A changed setting or file gets
 another key and can never hit an old entry. (MONAI's PersistentDataset hashes neither transforms nor content.)
+The weight map of `boundary_weighted_ce` lies beside the label it was made from, in a file named after its options, so
+that a run that adds the term or changes it finds the image and the label as they are.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,15 @@ import scipy
 import torch
 from numpy.typing import NDArray
 
-from medunet.atomic import atomic_folder
+from medunet.atomic import atomic_file, atomic_folder
+from medunet.config.losses import BoundaryWeightedConfig
 from medunet.config.schema import PreprocessConfig
 from medunet.errors import DataError, DatasetError
 from medunet.io.case import Case
 from medunet.io.files import read_mask
 from medunet.io.read import read_volume
 from medunet.labels import LabelMap
+from medunet.transforms.border_weights import BORDER_VERSION, border_weights
 from medunet.transforms.preprocess import PREPROCESS_VERSION, Record, preprocess, preprocess_labels
 
 CACHE_VERSION = 1
@@ -42,11 +46,13 @@ class CachedCase:
         id: case id.
         folder: where its arrays lie.
         record: what preprocessing did.
+        weights: name of the file with the weight map; None where no loss term needs one.
     """
 
     id: str
     folder: Path
     record: Record
+    weights: str | None = None
 
     def image(self) -> NDArray[np.float32]:
         """(C, *S) float32, memory-mapped: a patch read touches only its pages."""
@@ -58,13 +64,18 @@ class CachedCase:
         result: NDArray[np.generic] = self._load("label.npy")
         return result
 
+    def weight(self) -> NDArray[np.float32] | None:
+        """(*S) float32, the weight map on the network's grid, memory-mapped; None without one."""
+        result: NDArray[np.float32] | None = None if self.weights is None else self._load(self.weights)
+        return result
+
     def reference(self) -> NDArray[np.generic]:
         """(*spatial) indices on the original grid, as the mask was read."""
         result: NDArray[np.generic] = self._load("reference.npz")["reference"]
         return result
 
     def locations(self) -> dict[int, NDArray[np.int32]]:
-        """Up to 10,000 random voxels (n, rank) per label present, on the network's grid."""
+        """Up to 10,000 random voxels (n, rank) per structure present, on the network's grid; see `_locations`."""
         return {int(key): value for key, value in self._load("locations.npz").items()}
 
     def _load(self, name: str) -> Any:
@@ -129,12 +140,12 @@ def prepare_case(
     image, record = preprocess(volume, config)
     values, _ = read_mask(case.label)
     reference = labels.to_indices(values)
-    label = preprocess_labels(reference, record, len(labels))
+    label = preprocess_labels(reference, record)
     with atomic_folder(target) as part:
         np.save(part / "image.npy", image)
         np.save(part / "label.npy", label)
         np.savez_compressed(part / "reference.npz", reference=reference)
-        np.savez(part / "locations.npz", **_locations(label, len(labels), case.id))  # type: ignore[arg-type]
+        np.savez(part / "locations.npz", **_locations(label, labels, case.id))  # type: ignore[arg-type]
         (part / "record.json").write_text(json.dumps(record.to_dict()), encoding="utf-8")
     return CachedCase(case.id, target, record)
 
@@ -168,13 +179,55 @@ def prepare_cases(
     return result
 
 
-def _locations(label: NDArray[np.generic], count: int, case_id: str) -> dict[str, NDArray[np.int32]]:
-    """A bounded random sample of the voxels of every foreground label; the same for the same case id."""
+def prepare_weights(
+    cases: Sequence[CachedCase], labels: LabelMap, options: BoundaryWeightedConfig, *, progress: Any = None
+) -> list[CachedCase]:
+    """Compute the weight maps of preprocessed cases, or find them; `progress(done, total)` is called after each.
+
+    Raises:
+        DataError: a case cannot be read.
+        OutputError: the cache cannot be written.
+    """
+    name = f"weight-{_weights_key(options)}.npy"
+    result = []
+    for done, case in enumerate(cases, start=1):
+        weighted = replace(case, weights=name)
+        if not _has_weights(weighted):
+            weight = border_weights(case.label(), labels, options)
+            with atomic_file(case.folder / name) as part:
+                np.save(part, weight)
+        result.append(weighted)
+        if progress is not None:
+            progress(done, len(cases))
+    return result
+
+
+def _weights_key(options: BoundaryWeightedConfig) -> str:
+    """All that decides the weight map of a label; the factor of the loss term does not."""
+    content = [BORDER_VERSION, options.w0, options.sigma, options.balance, options.cells]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def _has_weights(case: CachedCase) -> bool:
+    """Whether the weight map is there and whole."""
+    try:
+        weight = case.weight()
+    except DataError:
+        return False
+    return weight is not None and weight.shape == case.record.network.shape
+
+
+def _locations(label: NDArray[np.generic], labels: LabelMap, case_id: str) -> dict[str, NDArray[np.int32]]:
+    """A bounded random sample of the voxels of every structure; the same for the same case id.
+
+    A structure's voxels are those of the structures inside of it, too; ignored voxels belong to none.
+    """
     seed = int.from_bytes(hashlib.sha256(case_id.encode()).digest()[:4], "little")
     rng = np.random.default_rng(seed)
     result: dict[str, NDArray[np.int32]] = {}
-    for index in range(1, count):
-        flat = np.flatnonzero(label == index)
+    for index in range(1, len(labels)):
+        members = np.flatnonzero(labels.membership[index])
+        flat = np.flatnonzero(np.logical_or.reduce([label == member for member in members]))
         if flat.size == 0:
             continue
         if flat.size > _LOCATIONS:

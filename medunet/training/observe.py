@@ -67,7 +67,7 @@ class Observer:
     """Receives events; every method may be overridden, none has to be."""
 
     def stage(self, name: str, done: int, total: int) -> None:
-        """A counted stage before or after training: "check", "preprocess", "validate"."""
+        """A counted stage before or after training: "check", "preprocess", "weigh", "validate"."""
 
     def step(self, step: Step) -> None:
         """After every optimizer step."""

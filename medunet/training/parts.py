@@ -13,9 +13,14 @@ from torch import Tensor, nn
 from medunet.config.schema import Config, OptimizerConfig
 from medunet.engines.device import channels_last, is_out_of_memory, place, resolve_precision
 from medunet.errors import DeviceError, MedunetError, TrainingError
-from medunet.losses import build_loss
+from medunet.labels import LabelMap
+from medunet.losses.registry import build_loss
+from medunet.losses.truth import Truth
+from medunet.networks.contract import Network
 from medunet.networks.registry import build_network
+from medunet.networks.weights import differences, first_of
 from medunet.training.schedule import Clock, learning_rate
+from medunet.training.transfer import hold_encoder
 
 _REMEDY = (
     "The last good checkpoint is kept: go on with --resume and a lower train.optimizer.lr, with train.clip_norm set, "
@@ -29,13 +34,13 @@ class Parts:
 
     Attributes:
         network: on `device`, channels last.
-        loss: of the network's training output against (B, 1, *patch) indices.
+        loss: of the network's training output against a `Truth`.
         optimizer: over all parameters.
         scaler: scales the loss in fp16, does nothing otherwise.
         device, precision: where and in which arithmetic.
     """
 
-    network: nn.Module
+    network: Network
     loss: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
@@ -59,13 +64,20 @@ class Parts:
             TrainingError: it belongs to another network or optimizer.
         """
         try:
-            self.network.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            wrong = differences(state["network"], self.network)
+            if not wrong:
+                self.network.load_state_dict(state["network"])
+                self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise TrainingError(
                 "The checkpoint does not fit the network or optimizer of the config.",
                 "Resume with the config in the run folder.",
             ) from error
+        if wrong:
+            raise TrainingError(
+                f"The checkpoint does not fit the network of the config: {first_of(wrong)}.",
+                "Resume with the config in the run folder.",
+            )
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"].cpu())
         if self.device.type == "cuda" and state["device_rng"] is not None:
@@ -82,20 +94,20 @@ class Parts:
                 raise TrainingError(f"The weights {name} became infinite or NaN.", _REMEDY)
 
 
-def build_parts(config: Config, device: torch.device, *, labels: int) -> Parts:
+def build_parts(config: Config, device: torch.device, *, labels: LabelMap) -> Parts:
     """Build from a config; weights are drawn from torch's global generator.
 
     Args:
         config: the whole configuration.
         device: where to train.
-        labels: number of labels, background included.
+        labels: names and indices.
     """
     precision = resolve_precision(config.train.precision, device)
-    network = place(build_network(config.network, len(config.data.modality), labels), config.network.dims, device)
-    heads = len(network.heads) if isinstance(network.heads, nn.ModuleList) else 1
+    network = build_network(config.network, len(config.data.modality), labels.outputs)
+    network = place(network, config.network.dims, device)
     return Parts(
         network=network,
-        loss=build_loss(config.loss, heads),
+        loss=build_loss(config.loss, labels, network.training_outputs),
         optimizer=_optimizer(config.train.optimizer, network),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
         device=device,
@@ -129,12 +141,13 @@ def make_update(parts: Parts, config: Config, clock: Clock) -> Callable[[Any, di
         for group in parts.optimizer.param_groups:
             group["lr"] = lr
         image = batch["image"].to(parts.device, non_blocking=True).contiguous(memory_format=memory)
-        label = batch["label"].to(parts.device, non_blocking=True)
+        truth = _truth(batch, parts.device)
         parts.network.train()
+        hold_encoder(parts.network, config, engine.state.iteration)
         parts.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(parts.device.type, parts.precision, enabled=parts.precision != torch.float32):
             output = parts.network(image)
-        loss = parts.loss(output, label)
+        loss = parts.loss(output, truth)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
@@ -145,6 +158,12 @@ def make_update(parts: Parts, config: Config, clock: Clock) -> Callable[[Any, di
         return {"loss": value, "lr": lr}
 
     return update
+
+
+def _truth(batch: dict[str, Tensor], device: torch.device) -> Truth:
+    """The right answer in a batch, on the device; what the config does not need is not there."""
+    there = {key: batch[key].to(device, non_blocking=True) for key in ("label", "annotated", "weight") if key in batch}
+    return Truth(there["label"], there.get("annotated"), there.get("weight"))
 
 
 def _apply_gradient(parts: Parts, loss: Tensor, clip_norm: float | None) -> None:
@@ -180,5 +199,5 @@ def out_of_memory(config: Config, device: torch.device) -> DeviceError:
     return DeviceError(
         f"{device} ran out of memory with train.batch_size {config.train.batch_size} and train.patch_size "
         f"{list(config.train.patch_size)}.",
-        f"Try --set train.batch_size={smaller}, a smaller patch, or fewer network.channels.",
+        f"Try --set train.batch_size={smaller}, a smaller patch, or a smaller network.",
     )

@@ -3,6 +3,10 @@
 Sample `n` is the same whoever computes it and whatever came before: thread, worker process, resumed run. So
 training order is exact without saving the state of any random generator. Cases come in shuffled passes, each
 seen equally often (nnU-Net draws with replacement).
+
+A network without padding (`network.margin`) reads more than it segments. There it is the inner part of the patch that
+lies inside of the image, so that every voxel of it is learned from, and what the margin sees beyond the border is the
+image mirrored (Ronneberger 2015, figure 2). Other networks see 0 where the image is smaller than the patch.
 """
 
 from __future__ import annotations
@@ -21,8 +25,11 @@ from monai.data import get_track_meta, set_track_meta
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from medunet.config.derived import annotated_labels
 from medunet.config.schema import Config
 from medunet.errors import MedunetError
+from medunet.labels import LabelMap
+from medunet.mirror import mirrored
 from medunet.training.cache import CachedCase
 from medunet.transforms.augment import apply_spatial, cut_size, draw_spatial, intensity_augment, spatial_settings
 
@@ -40,10 +47,12 @@ def patch_shape(config: Config, rank: int) -> tuple[int, ...]:
 class PatchDataset(Dataset[Batch]):
     """Map from sample number to a patch.
 
-    Items are `image` (C, *patch) float32 and `label` (1, *patch) uint8 or int16, patch of `network.dims` axes.
+    Items are `image` (C, *patch) float32 and `label` (1, *patch) uint8 or int16, patch of `network.dims` axes. Where
+    the config has `data.annotated` there is `annotated` (L,) bool, and where the cases have weight maps `weight`
+    (1, *patch) float32: interpolated as the image is, and 0 where the image is padded with 0.
 
     Args:
-        cases: preprocessed cases of one rank.
+        cases: preprocessed cases of one rank, all with weight maps if the loss needs them.
         config: the whole configuration.
         spacing: of the network's grid in mm, one per axis.
     """
@@ -54,8 +63,13 @@ class PatchDataset(Dataset[Batch]):
         self.patch = patch_shape(config, len(spacing))
         dims = config.network.dims
         self.flat = len(spacing) > dims
+        margin = config.network.margin + (0,) * (len(self.patch) - dims)
+        self.inner = tuple(size - 2 * side for size, side in zip(self.patch, margin, strict=True))
         self.settings = spatial_settings(config.augment, config.train.patch_size, tuple(spacing)[:dims])
         self.intensity = intensity_augment(config.augment)
+        self.annotated = _annotated(self.cases, config)
+        self.weighted = all(case.weights is not None for case in self.cases)
+        self._cut = cut_mirrored if any(margin) else cut_padded
         self._locations: dict[int, dict[int, NDArray[np.int32]]] = {}
 
     def __len__(self) -> int:
@@ -65,18 +79,29 @@ class PatchDataset(Dataset[Batch]):
         rng = np.random.default_rng([self.config.seed, _SAMPLE, index])
         number = self._case_of(index)
         case = self.cases[number]
-        image, label = case.image(), case.label()
+        label = case.label()
         centre = self._centre(number, label.shape, rng, forced=self._forced(index))
         draw = draw_spatial(self.settings, rng)
         cut = cut_size(self.config.train.patch_size, draw) + (1,) * (len(self.patch) - self.config.network.dims)
         start = [c - n // 2 for c, n in zip(centre, cut, strict=True)]
-        pixels = torch.from_numpy(cut_padded(image, start, cut))
-        indices = torch.from_numpy(cut_padded(label[None], start, cut)[0])
+        pixels, indices = self._pixels(case, start, cut), _signed(self._cut(label[None], start, cut)[0])
         if self.flat:
             pixels, indices = pixels.squeeze(-1), indices.squeeze(-1)
         pixels, indices = apply_spatial(pixels, indices, self.config.train.patch_size, draw)
-        pixels = self.intensity(pixels, rng)
-        return {"image": pixels.contiguous(), "label": indices[None].contiguous()}
+        item = {"label": indices[None].contiguous()}
+        if self.weighted:
+            pixels, item["weight"] = pixels[:-1], pixels[-1:].contiguous()
+        if self.annotated is not None:
+            item["annotated"] = self.annotated[number]
+        return {"image": self.intensity(pixels, rng).contiguous(), **item}
+
+    def _pixels(self, case: CachedCase, start: Sequence[int], cut: Sequence[int]) -> torch.Tensor:
+        """A cut (C, *cut) of the image; the weight map, which is interpolated alike, is one channel more."""
+        pixels = self._cut(case.image(), start, cut)
+        weight = case.weight() if self.weighted else None
+        if weight is not None:
+            pixels = np.concatenate([pixels, self._cut(weight[None], start, cut)])
+        return torch.from_numpy(pixels)
 
     def _case_of(self, index: int) -> int:
         """Cases in shuffled passes."""
@@ -95,7 +120,7 @@ class PatchDataset(Dataset[Batch]):
         return index % batch >= round(batch * (1 - share))
 
     def _centre(self, number: int, shape: Sequence[int], rng: np.random.Generator, *, forced: bool) -> list[int]:
-        """Centre voxel of the patch: uniform over all positions inside, or on a random labelled voxel."""
+        """Centre voxel of the patch, its inner part inside of the image: anywhere, or on a random labelled voxel."""
         chosen: NDArray[np.int32] | None = None
         if forced:
             locations = self._locations.get(number)
@@ -105,8 +130,8 @@ class PatchDataset(Dataset[Batch]):
                 voxels = locations[sorted(locations)[int(rng.integers(len(locations)))]]
                 chosen = voxels[int(rng.integers(len(voxels)))]
         centre = []
-        for axis, (size, patch) in enumerate(zip(shape, self.patch, strict=True)):
-            low, high = patch // 2, size - (patch - patch // 2)
+        for axis, (size, inner) in enumerate(zip(shape, self.inner, strict=True)):
+            low, high = inner // 2, size - (inner - inner // 2)
             if high <= low:
                 centre.append(size // 2)
             elif chosen is not None:
@@ -114,6 +139,20 @@ class PatchDataset(Dataset[Batch]):
             else:
                 centre.append(int(rng.integers(low, high + 1)))
         return centre
+
+
+def _annotated(cases: Sequence[CachedCase], config: Config) -> list[torch.Tensor] | None:
+    """Per case, which labels it was annotated for (L,) bool; None where the config names no such cases."""
+    if not config.data.annotated:
+        return None
+    labels = LabelMap.from_mapping(config.labels)
+    known = (annotated_labels(case.id, config.data.annotated, labels) for case in cases)
+    return [torch.tensor(flags if flags is not None else (True,) * len(labels)) for flags in known]
+
+
+def _signed(indices: NDArray[Any]) -> torch.Tensor:
+    """Label indices as a tensor; int16 instead of uint16, for which torch has few operations."""
+    return torch.from_numpy(indices.view(np.int16) if indices.dtype == np.uint16 else indices)
 
 
 def cut_padded(array: NDArray[Any], start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
@@ -127,6 +166,21 @@ def cut_padded(array: NDArray[Any], start: Sequence[int], size: Sequence[int]) -
         source.append(slice(low, high))
         target.append(slice(low - begin, high - begin))
     result[tuple(target)] = array[tuple(source)]
+    return result
+
+
+def cut_mirrored(array: NDArray[Any], start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
+    """A box of (C, *spatial) that may reach outside, where the array is mirrored as often as it takes."""
+    axes = [
+        mirrored(begin, begin + length, limit)
+        for begin, length, limit in zip(start, size, array.shape[1:], strict=True)
+    ]
+    lowest = [int(seen.min()) for seen in axes]
+    box = tuple(slice(low, int(seen.max()) + 1) for low, seen in zip(lowest, axes, strict=True))
+    result = np.array(array[(slice(None),) + box])  # noqa: RUF005 - Python 3.10; only what is seen is read from the disk
+    for axis, (low, seen, begin) in enumerate(zip(lowest, axes, start, strict=True), start=1):
+        if begin < 0 or begin + len(seen) > array.shape[axis]:
+            result = result.take(seen - low, axis)
     return result
 
 

@@ -29,14 +29,16 @@ from medunet.io.folds import split
 from medunet.io.manifest import Manifest, survey, unusable
 from medunet.labels import LabelMap
 from medunet.model import save_model
-from medunet.training.cache import CachedCase, prepare_cases
+from medunet.training.cache import CachedCase, prepare_cases, prepare_weights
 from medunet.training.checkpoint import load_checkpoint
 from medunet.training.folder import LAST, claim, record, remove_empty
 from medunet.training.observe import Observer, log_to
 from medunet.training.parts import Parts, build_parts, explain, out_of_memory
 from medunet.training.patches import PatchDataset
 from medunet.training.session import Progress, Session, automatic_workers
+from medunet.training.transfer import check_encoder, load_encoder
 from medunet.training.validate import Validation, Validator
+from medunet.transforms.border_weights import weight_term
 
 logger = logging.getLogger("medunet")
 
@@ -78,6 +80,7 @@ def train(
     Raises:
         UsageError: the folder holds a run already and `resume` is off, or holds none and it is on.
         DatasetError: problems of the data, all at once.
+        ModelError: the encoder weights are not what they must be.
         TrainingError: the loss is not a number any more, or a checkpoint does not fit or is damaged.
         Interrupted: SIGINT or SIGTERM came; everything is saved.
         DeviceError: no such device, or out of memory.
@@ -87,6 +90,8 @@ def train(
     where = resolve_device(device)
     claim(folder, config, resume=resume)
     try:
+        if not (folder / LAST).is_file():
+            check_encoder(config)
         manifest, statistics = _examine(config, observer)
     except BaseException:
         remove_empty(folder)
@@ -112,6 +117,7 @@ def _examine(config: Config, observer: Observer) -> tuple[Manifest, list[CaseSta
             there,
             LabelMap.from_mapping(config.labels),
             channels=channels,
+            annotated=config.data.annotated,
             progress=lambda done, total: observer.stage("check", done, total),
         )
     except DatasetError as error:
@@ -144,10 +150,11 @@ def _train(
         config.data.folds,
     )
     cached = _prepare(config, folder, labels, [*training, *held_out], observer)
-    cases, validation = cached[: len(training)], cached[len(training) :]
+    cases, validation = _weigh(config, labels, cached[: len(training)], observer), cached[len(training) :]
     with _arithmetic(config):
-        parts = build_parts(config, device, labels=len(labels))
-        session = Session(config, parts, Validator(parts, config, labels), folder, _restore(folder, parts), observer)
+        parts = build_parts(config, device, labels=labels)
+        progress = _restore(folder, parts, config)
+        session = Session(config, parts, Validator(parts, config, labels), folder, progress, observer)
         precision = str(parts.precision).removeprefix("torch.")
         logger.info("Training %s on %s in %s.", config.network.name, device, precision)
         if not session.finished:
@@ -257,10 +264,19 @@ def _prepare(
     )
 
 
-def _restore(folder: Path, parts: Parts) -> Progress:
+def _weigh(config: Config, labels: LabelMap, cases: Sequence[CachedCase], observer: Observer) -> Sequence[CachedCase]:
+    """Add weight maps to the training cases if the loss needs them."""
+    term = weight_term(config.loss)
+    if term is None:
+        return cases
+    return prepare_weights(cases, labels, term, progress=lambda done, total: observer.stage("weigh", done, total))
+
+
+def _restore(folder: Path, parts: Parts, config: Config) -> Progress:
     """State of `checkpoints/last.pt`, or a fresh start where a run was stopped before its first checkpoint."""
     last = folder / LAST
     if not last.is_file():
+        load_encoder(parts.network, config)
         return Progress()
     state = load_checkpoint(last, torch.device("cpu"))
     parts.load(state)

@@ -16,7 +16,7 @@ from monai.engines import SupervisedEvaluator
 from numpy.typing import NDArray
 
 from medunet.atomic import write_text
-from medunet.config.derived import mirror_axes
+from medunet.config.derived import annotated_labels, mirror_axes
 from medunet.config.schema import Config
 from medunet.engines.torch import TorchEngine
 from medunet.export.nifti import write_nifti
@@ -70,10 +70,20 @@ class Validator:
             overlap=self.config.inference.overlap,
             batch_size=self.config.inference.batch_size,
             mirror_axes=mirror_axes(self.config.augment, self.config.network.dims) if tta else (),
+            network=self.config.network,
         )
-        indices = restore(logits, case.record, dtype=self.labels.index_dtype)
+        indices = restore(logits, case.record, self.labels)
         voxel_ml = case.record.original.voxel_volume_ml
         return postprocess(indices, self.config.postprocess, self.labels, voxel_ml)
+
+    def _annotated(self, case: CachedCase) -> tuple[bool, ...]:
+        """By label index, whether the reference of a case tells anything about it."""
+        known = annotated_labels(case.id, self.config.data.annotated, self.labels)
+        return (True,) * len(self.labels) if known is None else known
+
+    def _only_annotated(self, case: CachedCase, dice: Sequence[float | None]) -> list[float | None]:
+        """Dice by label index, None where the case was not annotated for the label."""
+        return [value if known else None for value, known in zip(dice, self._annotated(case), strict=True)]
 
     def run(self, cases: Sequence[CachedCase], *, tta: bool = False) -> Validation:
         """Dice per label over `cases`, through MONAI's SupervisedEvaluator."""
@@ -85,7 +95,7 @@ class Validator:
                 engine.terminate()
                 return
             prediction = self.segment(case, network, tta=tta)
-            rows.append(dice_per_label(prediction, case.reference(), len(self.labels)))
+            rows.append(self._only_annotated(case, dice_per_label(prediction, case.reference(), self.labels)))
 
         evaluator = SupervisedEvaluator(
             device=self.parts.device,
@@ -104,7 +114,7 @@ class Validator:
     ) -> Validation:
         """Score with all metrics and the config's test-time augmentation; masks and per_case.csv go to `folder`.
 
-        The masks lie on the original grids.
+        The masks lie on the original grids. Structures that a case was not annotated for have no row.
         """
         rows: list[dict[str, Any]] = []
         dice: list[list[float | None]] = []
@@ -115,8 +125,12 @@ class Validator:
             source = Source(Path(case.id), "array")
             write_nifti(Segmentation(prediction, geometry, self.labels, source), folder / f"{case.id}_seg.nii.gz")
             scores = score_case(prediction, case.reference(), self.labels, geometry.spacing)
-            rows.extend({"case": case.id, "label": name, **asdict(score)} for name, score in scores.items())
-            dice.append([None, *(scores[label.name].dice for label in self.labels.foreground)])
+            known = self._annotated(case)
+            for label in self.labels.foreground:
+                if known[label.index]:
+                    rows.append({"case": case.id, "label": label.name, **asdict(scores[label.name])})
+            found = [None, *(scores[label.name].dice for label in self.labels.foreground)]
+            dice.append(self._only_annotated(case, found))
             if progress is not None:
                 progress(done, len(cases))
         write_text(folder / "per_case.csv", _csv(rows))

@@ -159,7 +159,7 @@ def apply_spatial(image: Tensor, label: Tensor, patch: Sequence[int], draw: Spat
     """Cut a patch out of a cut of `cut_size` and flip it.
 
     Args:
-        image: (C, *cut) float32.
+        image: (C, *cut) float32; a weight map may be one of its channels.
         label: (*cut) integer indices.
         patch: size of the result.
         draw: from `draw_spatial`.

@@ -28,7 +28,8 @@ from medunet.config.schema import (
 from medunet.errors import DataError
 from medunet.geometry import Geometry, Reorientation, bounding_box
 from medunet.io.volume import Volume
-from medunet.transforms.resample import resample, resample_argmax, resample_labels
+from medunet.labels import LabelMap
+from medunet.transforms.resample import resample, resample_argmax, resample_labels, resample_nested
 
 PREPROCESS_VERSION = 1
 """Goes into the cache key; raise it when the chain gives other numbers."""
@@ -125,35 +126,49 @@ def preprocess(volume: Volume, config: PreprocessConfig) -> tuple[NDArray[np.flo
     return image.numpy(), record
 
 
-def preprocess_labels(indices: NDArray[np.generic], record: Record, count: int) -> NDArray[np.generic]:
+def preprocess_labels(indices: NDArray[np.generic], record: Record) -> NDArray[np.generic]:
     """Bring label indices (*spatial) on the original grid to the network's grid.
 
     Args:
-        indices: internal indices, 0..count-1, uint8 or uint16.
+        indices: internal indices, that of ignored voxels included, uint8 or uint16.
         record: of the image.
-        count: number of labels.
     """
     array = record.change.apply(indices)
     array = array[_box(record.crop_start, record.crop_shape)]
     labels = torch.from_numpy(np.ascontiguousarray(array).astype(np.int32))
-    return resample_labels(labels, record.network.shape, count).numpy().astype(indices.dtype)
+    return resample_labels(labels, record.network.shape).numpy().astype(indices.dtype)
 
 
-def restore(logits: Tensor, record: Record, *, dtype: Any = np.uint8) -> NDArray[np.generic]:
+def restore(logits: Tensor, record: Record, labels: LabelMap) -> NDArray[np.generic]:
     """Label indices (*spatial) on the original grid from logits (C, *S) on the network's grid.
 
-    Logits are interpolated linearly before the largest is taken, as nnU-Net does; outside the crop is background.
+    Logits are interpolated linearly before a label is chosen, as nnU-Net does: the one with the largest, or, of nested
+    structures, the innermost one whose logit is above 0. Outside the crop is background.
+
+    Args:
+        logits: `labels.outputs` channels.
+        record: of the image.
+        labels: what the channels mean.
     """
-    labels = resample_argmax(logits, record.crop_shape, torch.int32 if np.dtype(dtype).itemsize > 1 else torch.uint8)
-    return restore_array(labels.numpy().astype(dtype, copy=False), record)
+    dtype = torch.int32 if labels.index_dtype.itemsize > 1 else torch.uint8
+    if labels.nested:
+        indices = resample_nested(logits, record.crop_shape, labels.levels, dtype)
+    else:
+        indices = resample_argmax(logits, record.crop_shape, dtype)
+    return restore_array(indices.numpy().astype(labels.index_dtype, copy=False), record)
 
 
-def restore_probabilities(probabilities: Tensor, record: Record) -> NDArray[np.float32]:
-    """Probabilities (C, *spatial) on the original grid; outside the crop background has 1."""
+def restore_probabilities(logits: Tensor, record: Record, labels: LabelMap) -> NDArray[np.float32]:
+    """Probabilities (C, *spatial) on the original grid, from logits (C, *S) on the network's grid.
+
+    By softmax, background first, which has 1 outside the crop; of nested structures by sigmoid, one channel per
+    structure, 0 outside the crop.
+    """
+    probabilities = logits.sigmoid() if labels.nested else logits.softmax(0)
     result = np.empty((len(probabilities), *record.original.shape), dtype=np.float32)
     for index, channel in enumerate(probabilities):
         native = resample(channel, record.crop_shape, "linear").cpu().numpy()
-        result[index] = restore_array(native, record, fill=0.0 if index else 1.0)
+        result[index] = restore_array(native, record, fill=0.0 if index or labels.nested else 1.0)
     return result
 
 

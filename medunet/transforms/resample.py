@@ -68,29 +68,23 @@ def resample(array: Tensor, shape: Sequence[int], kind: Kind) -> Tensor:
     return array
 
 
-def resample_labels(labels: Tensor, shape: Sequence[int], count: int) -> Tensor:
-    """Interpolate indices (*spatial) to `shape`: each label linearly, then the largest share wins.
+def resample_labels(labels: Tensor, shape: Sequence[int]) -> Tensor:
+    """Interpolate indices (*spatial) to `shape`: each index linearly, then the largest share wins.
 
-    Unlike nearest neighbour this keeps boundaries where they are to a fraction of a voxel. Labels are taken
-    one at a time, so memory does not grow with their number.
-
-    Args:
-        labels: integer indices 0..count-1.
-        shape: target size.
-        count: number of labels.
+    Unlike nearest neighbour this keeps boundaries where they are to a fraction of a voxel. Indices are taken
+    one at a time, so memory does not grow with their number; that of ignored voxels is one more.
     """
     if tuple(labels.shape) == tuple(shape):
         return labels
     best = torch.zeros(tuple(shape))
     result = torch.zeros(tuple(shape), dtype=labels.dtype)
     for index in torch.unique(labels).tolist():
-        if index < count:
-            _keep_largest(resample((labels == index).float(), shape, "linear"), index, best, result)
+        _keep_largest(resample((labels == index).float(), shape, "linear"), index, best, result)
     return result
 
 
 def _keep_largest(value: Tensor, index: int, best: Tensor, result: Tensor) -> None:
-    """Put `index` where `value` exceeds `best`, and raise `best` to it; a tie stays with the lower index."""
+    """Put `index` where `value` exceeds `best`, and raise `best` to it; a tie stays with what was there."""
     result.masked_fill_(value > best, index)
     torch.maximum(best, value, out=best)
 
@@ -104,13 +98,49 @@ def resample_argmax(logits: Tensor, shape: Sequence[int], dtype: torch.dtype = t
         Indices (*shape) of `dtype` on the CPU.
     """
     result = torch.zeros(tuple(shape), dtype=dtype, device=logits.device)
-    if tuple(logits.shape[1:]) == tuple(shape):
-        for plane in range(len(result)):  # torch's argmax takes ten times as long, and 8 bytes per voxel
-            best = logits[0, plane].clone()
-            for index in range(1, len(logits)):
-                _keep_largest(logits[index, plane], index, best, result[plane])
-        return result.cpu()
-    best = resample(logits[0].contiguous(), shape, "linear")
-    for index in range(1, logits.shape[0]):
-        _keep_largest(resample(logits[index].contiguous(), shape, "linear"), index, best, result)
+    for part, block in _blocks(logits, shape, result):
+        best = _channel(block, 0, part.shape).clone()
+        for index in range(1, len(block)):
+            _keep_largest(_channel(block, index, part.shape), index, best, part)
     return result.cpu()
+
+
+def resample_nested(
+    logits: Tensor, shape: Sequence[int], levels: Sequence[Sequence[int]], dtype: torch.dtype = torch.uint8
+) -> Tensor:
+    """Interpolate logits (C, *spatial) of nested structures linearly to `shape`, and paint outer ones first.
+
+    A structure is where its logit is above 0 (probability above 1/2); one that lies inside of others is painted over
+    them, as nnU-Net's regions are. Of those that lie beside each other the one with the largest logit is painted.
+
+    Args:
+        logits: channel c belongs to index c + 1.
+        shape: target size.
+        levels: indices by how many others they lie in, outermost first.
+        dtype: of the result.
+
+    Returns:
+        Indices (*shape) on the CPU, 0 where no structure is.
+    """
+    result = torch.zeros(tuple(shape), dtype=dtype, device=logits.device)
+    for part, block in _blocks(logits, shape, result):
+        for level in levels:
+            best = torch.zeros(part.shape, dtype=logits.dtype, device=logits.device)
+            for index in level:
+                _keep_largest(_channel(block, index - 1, part.shape), index, best, part)
+    return result.cpu()
+
+
+def _blocks(logits: Tensor, shape: Sequence[int], result: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of the result and the logits they follow from: planes if the size stays, else the whole.
+
+    By planes it takes a tenth of the time: they fit into the processor's cache.
+    """
+    if tuple(logits.shape[1:]) == tuple(shape):
+        yield from ((result[plane], logits[:, plane]) for plane in range(len(result)))
+    else:
+        yield result, logits
+
+
+def _channel(logits: Tensor, channel: int, shape: Sequence[int]) -> Tensor:
+    return resample(logits[channel].contiguous(), shape, "linear")

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from medunet.config.schema import UNetConfig
+from medunet.config.networks import UNetConfig
 from medunet.engines.device import resolve_precision
 from medunet.engines.torch import TorchEngine
+from medunet.networks.blocks import InstanceNorm
 from medunet.networks.registry import build_network
-from medunet.networks.unet import InstanceNorm
 
 ROUNDS = 9
 

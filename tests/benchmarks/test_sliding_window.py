@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from medunet.config.schema import UNetConfig
+from medunet.config.networks import UNetConfig
 from medunet.engines.device import resolve_precision
 from medunet.engines.torch import TorchEngine
 from medunet.networks.registry import build_network

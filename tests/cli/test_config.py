@@ -36,7 +36,7 @@ def test_a_valid_file_is_summed_up_in_one_line_on_stdout(medunet):
     Path("a.yaml").write_text(GOOD)
     code, out, err = medunet("config", "check", "a.yaml")
     assert (code, err) == (0, "")
-    assert out.startswith("a.yaml: valid: 3D U-Net of 5 levels")
+    assert out.startswith("a.yaml: valid: 3D unet of 5 levels")
     assert "patch 128x128x96, batch 2, 1 label (liver)" in out
     assert out.count("\n") == 1
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 import pytest
 
 from medunet.config.catalogue import losses, networks
-from medunet.config.schema import Config, DiceLossConfig, UNetConfig
+from medunet.config.losses import DiceLossConfig
+from medunet.config.networks import option_classes
+from medunet.config.schema import Config
 
 
 def test_the_networks_are_those_of_the_schema():
-    (unet,) = networks()
-    assert unet.name == "unet"
-    assert unet.summary.startswith("The configurable U-Net")
-    assert {option.name for option in unet.options} == set(UNetConfig.model_fields) - {"name"}
+    found = {network.name: network for network in networks()}
+    assert list(found) == list(option_classes())
+    assert found["unet"].summary.startswith("The configurable U-Net")
+    for name, kind in option_classes().items():
+        assert {option.name for option in found[name].options} == set(kind.model_fields) - {"name"}
 
 
 def test_the_losses_are_those_of_the_schema():
-    assert [loss.name for loss in losses()] == ["dice", "cross_entropy", "tversky", "focal"]
-    assert {option.name for option in losses()[0].options} == set(DiceLossConfig.model_fields) - {"name"}
+    found = {loss.name: loss for loss in losses()}
+    assert {"dice", "cross_entropy", "boundary_weighted_ce", "cldice"} <= set(found)
+    assert len(found) == len(losses()) == 12
+    assert {option.name for option in found["dice"].options} == set(DiceLossConfig.model_fields) - {"name"}
 
 
 @pytest.mark.parametrize("choice", [*networks(), *losses()], ids=lambda choice: choice.name)

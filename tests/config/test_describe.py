@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from medunet.config.describe import alternatives_at, config_schema, in_words, keys_at, sections_with
+from medunet.config.networks import UNetConfig
 from medunet.config.schema import Config
 
 
@@ -56,7 +57,12 @@ def test_what_is_allowed_is_said_in_words(path, words):
 def test_the_variant_decides_about_the_keys():
     data = {"train": {"optimizer": {"name": "adamw"}}, "loss": [{"name": "dice"}]}
     assert keys_at(("train", "optimizer"), data) == ["name", "lr", "weight_decay"]
-    assert keys_at(("loss", 0), data) == ["name", "weight", "batch"]
+    assert keys_at(("loss", 0), data) == ["name", "weight", "background", "batch", "squared", "generalised"]
+
+
+def test_a_mapping_without_a_name_has_the_keys_of_the_default_variant():
+    assert keys_at(("network",), {"network": {}}) == list(UNetConfig.model_fields)
+    assert keys_at(("network",), {"network": {"name": "vnet"}}) == ["name", "dims", "dropout"]
 
 
 def test_keys_are_found_in_all_their_sections():

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medunet.config.load import dump_config, load_config, parse_config, shipped_configs
+from medunet.config.networks import option_classes
 from medunet.errors import ConfigError
 
 MINIMAL = "name: t\nlabels: {background: 0, liver: 1}\n"
@@ -58,10 +59,16 @@ def test_a_file_in_the_current_directory_comes_before_a_shipped_one(write):
 def test_there_are_four_shipped_configurations_and_each_is_valid(monkeypatch):
     monkeypatch.setenv("MEDUNET_DATA", "/data")
     shipped = shipped_configs()
-    assert sorted(shipped) == ["ct_liver.yaml", "ct_spleen.yaml", "demo.yaml", "mr_hippocampus.yaml"]
+    assert [name for name in shipped if "/" not in name] == [
+        "ct_liver.yaml",
+        "ct_spleen.yaml",
+        "demo.yaml",
+        "mr_hippocampus.yaml",
+    ]
     for name, path in shipped.items():
-        config = load_config(path)
-        assert config.name == name.removesuffix(".yaml")
+        config = load_config(name)
+        assert config == load_config(path)
+        assert config.name == name.removesuffix(".yaml").replace("/", "_")
         assert config.data.root in ("", f"/data/{Path(config.data.root).name}")
 
 
@@ -72,12 +79,20 @@ def test_shipped_configurations_need_no_variable_when_the_data_is_given(write, m
 
 
 def test_every_number_in_a_shipped_configuration_is_explained():
-    files = [*shipped_configs().values(), *(next(iter(shipped_configs().values())).parent / "base").glob("*.yaml")]
-    assert len(files) == 5
+    top = shipped_configs()["demo.yaml"].parent
+    files = sorted(top.rglob("*.yaml"))
+    assert len(files) == 6 + len(option_classes())
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert text.startswith("# ")
-        assert text.count("#") > 8, path
+        assert text.count("#") > (0 if path.parent.name == "hippocampus" else 8), path
+
+
+def test_every_network_has_a_configuration_that_trains_it_on_the_hippocampus():
+    found = {name: path for name, path in shipped_configs().items() if name.startswith("hippocampus/")}
+    assert {Path(name).stem for name in found} == set(option_classes())
+    for name, path in found.items():
+        assert load_config(path).network.name == Path(name).stem
 
 
 @pytest.mark.parametrize(

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from medunet.config.schema import UNetConfig
+from medunet.config.networks import UNet2015Config, UNetConfig
 from medunet.engines.torch import TorchEngine
 from medunet.errors import DataError, DeviceError
+from medunet.networks.contract import Network
 from medunet.networks.registry import build_network
 
 CPU = torch.device("cpu")
 RANKS = pytest.mark.parametrize("dims", [2, 3])
 
 
-def network(dims: int) -> nn.Module:
+def network(dims: int) -> Network:
     torch.manual_seed(0)
     return build_network(UNetConfig(dims=dims, channels=(4, 8, 8), dropout=0.2), 2, 3)  # type: ignore[arg-type]
 
@@ -59,13 +60,25 @@ def test_logits_may_be_used_outside_inference_mode() -> None:
     torch.testing.assert_close(total, logits[0] * 2)
 
 
-class Failing(nn.Module):
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
+@RANKS
+def test_a_network_with_a_margin_gives_logits_of_the_inside(dims: int) -> None:
+    torch.manual_seed(0)
+    valid = build_network(UNet2015Config(name="unet2015", dims=dims, channels=(4, 8)), 2, 3)  # type: ignore[arg-type]
+    patches = torch.randn(2, 2, *(22,) * dims)
+    with torch.no_grad():
+        expected = valid.eval().interior(patches)
+    logits = TorchEngine(valid.train(), dims, CPU, torch.float32)(patches)
+    assert logits.shape == (2, 3, *(6,) * dims)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
+
+
+class Failing(Network):
+    def __init__(self, error: Exception, dims: int) -> None:
+        super().__init__(UNetConfig(dims=dims), 1, 2)  # type: ignore[arg-type]
         self.error = error
 
-    def forward(self, patches: Tensor) -> Tensor:
-        raise self.error if len(patches) else ValueError
+    def outputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        raise self.error if len(x) else ValueError
 
 
 @pytest.mark.parametrize(
@@ -76,7 +89,7 @@ class Failing(nn.Module):
     ],
 )
 def test_running_out_of_memory_says_on_what_and_what_to_do(error: Exception) -> None:
-    engine = TorchEngine(Failing(error), 3, CPU, torch.float32)
+    engine = TorchEngine(Failing(error, 3), 3, CPU, torch.float32)
     with pytest.raises(DeviceError, match=r"cpu ran out of memory on 2 windows of \(8, 8, 4\)") as caught:
         engine(torch.zeros(2, 1, 8, 8, 4))
     assert "batch_size" in caught.value.hint
@@ -85,7 +98,7 @@ def test_running_out_of_memory_says_on_what_and_what_to_do(error: Exception) -> 
 @pytest.mark.parametrize("error", [RuntimeError("expected 5D input"), DataError("Pad to (8, 8).")])
 def test_other_errors_are_not_taken_for_lack_of_memory(error: Exception) -> None:
     with pytest.raises(type(error), match=str(error).replace("(", r"\(").replace(")", r"\)")):
-        TorchEngine(Failing(error), 2, CPU, torch.float32)(torch.zeros(1, 1, 8, 8))
+        TorchEngine(Failing(error, 2), 2, CPU, torch.float32)(torch.zeros(1, 1, 8, 8))
 
 
 @pytest.mark.gpu

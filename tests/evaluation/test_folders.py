@@ -140,6 +140,42 @@ def test_values_outside_a_complete_list_fail_their_case(study):
     assert evaluation.summary["cases"]["failed"][0]["case"] == "a"
 
 
+def test_nested_structures_are_scored_with_what_lies_inside(study):
+    evaluation = evaluate(*study, labels="whole=1+2,core=2")
+    whole, core = by_case(evaluation, "whole"), by_case(evaluation, "core")
+    assert [row.score.dice for row in whole.values()] == [1, 1, 1]
+    assert [row.status for row in core.values()] == ["ok", "missed", "false positive"]
+    as_mapping = evaluate(*study, labels={"background": 0, "whole": [1, 2], "core": 2})
+    assert as_mapping.rows == evaluation.rows
+
+
+def test_ignored_voxels_of_the_reference_are_neither_right_nor_wrong(study):
+    predictions, references = study
+    reference = mask()
+    reference[3:5, 3:5, 3:5], reference[6:] = 255, 255
+    write(references / "a.nii.gz", reference)
+    prediction = mask()
+    prediction[3:5, 3:5, 3:5], prediction[6:] = 0, 2  # all of it where nobody knows
+    write(predictions / "a_seg.nii.gz", prediction)
+    evaluation = evaluate(*study, labels={**LABELS, "ignore": 255})
+    assert by_case(evaluation, "liver")["a"].score.dice == 1
+    assert by_case(evaluation, "tumour")["a"].status == "both empty"
+    assert evaluation.summary["settings"]["ignore"] == [255]
+    assert evaluation.summary["notes"] == ["Voxels whose reference is value 255 were left out (1 of 3 cases)."]
+    without = evaluate(*study, labels="liver=1,tumour=2")
+    assert by_case(without, "tumour")["a"].status == "false positive"
+
+
+def test_structures_that_a_case_was_not_annotated_for_have_no_row(study, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("labels: {background: 0, liver: 1, tumour: 2}\ndata: {annotated: {c: [liver]}}\n")
+    evaluation = evaluate(*study, labels=config)
+    assert list(by_case(evaluation, "tumour")) == ["a", "b"]
+    assert evaluation.summary["labels"]["tumour"]["n_cases"] == 2
+    assert evaluation.summary["labels"]["tumour"]["n_false_positive"] == 0
+    assert "1 of 3 cases were scored for those structures only" in evaluation.summary["notes"][0]
+
+
 def test_a_missing_prediction_is_a_row_and_no_score(study, tmp_path):
     write(study[1] / "d.nii.gz", mask())
     evaluation = evaluate(*study, tmp_path / "out", labels=LABELS)

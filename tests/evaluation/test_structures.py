@@ -52,6 +52,32 @@ def test_python_objects_are_understood():
 
 def test_regions_may_overlap():
     assert read_structures("whole=1+2,core=2").values == {"whole": (1, 2), "core": (2,)}
+    assert read_structures("a=1+2,b=2+3").values == {"a": (1, 2), "b": (2, 3)}  # in scores they may even cross
+
+
+def test_values_to_ignore_are_no_structure_and_not_unknown(tmp_path):
+    mapping = {"background": 0, "whole": [1, 2], "core": 2, "ignore": [9, -1]}
+    for structures in (read_structures(mapping), read_structures(LabelMap.from_mapping(mapping))):
+        assert structures.values == {"whole": (1, 2), "core": (2,)}
+        assert structures.ignore == (9, -1)
+        assert structures.others([-1, 0, 2, 7, 9]) == [7]
+    (tmp_path / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1, "Ignore": 2}}')
+    assert read_structures(tmp_path).ignore == (2,)
+
+
+def test_a_config_says_which_cases_were_annotated_for_what(tmp_path):
+    text = "labels: {background: 0, liver: 1, spleen: 2}\ndata: {annotated: {'a_*': [liver, gone], b: [spleen]}}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    structures = read_structures(tmp_path)
+    assert list(structures.of("a_1")) == ["liver"]
+    assert list(structures.of("b")) == ["spleen"]
+    assert list(structures.of("c")) == ["liver", "spleen"]
+
+
+@pytest.mark.parametrize("data", ["null", "[1]", "{annotated: 3}", "{annotated: {a: 7}}", "{}"])
+def test_a_config_that_states_nothing_usable_of_annotation_leaves_nothing_out(tmp_path, data):
+    (tmp_path / "config.yaml").write_text(f"labels: {{background: 0, liver: 1}}\ndata: {data}\n")
+    assert list(read_structures(tmp_path).of("a")) == ["liver"]
 
 
 @pytest.mark.parametrize(
@@ -64,6 +90,8 @@ def test_regions_may_overlap():
         ("liver=1.5", "whole number"),
         ("liver=1,liver=2", '"liver" twice'),
         ("background=0", "names no structure"),
+        ("ignore=255", "names no structure"),
+        ("liver=1+255,ignore=255", "wants value 255 to be ignored"),
         ("no_such_file.yaml", "cannot be read"),
     ],
 )
@@ -85,7 +113,9 @@ def test_bad_lists_are_refused_with_the_part_that_is_wrong(text, words):
         ("a: [1", "neither YAML nor JSON"),
         ("extends: base.yaml\nname: x\n", "extends"),
         ("labels: {background: 0}", "names no structure"),
-        ("labels: {background: 0, liver: 1, ignore: 2}", "left out"),
+        ("labels: {background: 0, ignore: 2}", "names no structure"),
+        ("labels: {background: 0, liver: 1, ignore: [1, 2]}", "wants value 1 to be ignored, but gives it to another"),
+        ("labels: {background: 0, liver: 1, ignore: 0}", "wants value 0 to be ignored"),
         ('{"labels": {"a": "liver"}}', "'liver'"),
         ("!!python/object/apply:os.getcwd []", "neither YAML nor JSON"),
     ],

@@ -151,6 +151,31 @@ def test_the_legend_names_only_what_occurs() -> None:
     assert not (legend == LABELS.labels[2].colour).all(axis=-1).any()
 
 
+NESTED = LabelMap.from_mapping({"background": 0, "whole": [1, 2], "core": 2, "ignore": 255})
+
+
+def test_ignored_voxels_of_a_reference_are_shown_as_background() -> None:
+    array = block((40, 40, 3), (10, 20), (10, 20), (1, 2))
+    volume, _ = pair(array)
+    unknown = np.where(np.arange(40)[:, None, None] > 25, 255, array).astype(np.uint8)
+    nothing = Segmentation(np.zeros_like(array), volume.geometry, NESTED)
+    known = draw_overlay(volume, nothing, reference=Segmentation(array, volume.geometry, NESTED))
+    partly = draw_overlay(volume, nothing, reference=Segmentation(unknown, volume.geometry, NESTED))
+    assert known.tobytes() == partly.tobytes()
+    shown = draw_overlay(volume, Segmentation(unknown, volume.geometry, NESTED))
+    assert len(places(shown, NESTED.labels[1].colour)) > 10
+
+
+def test_the_legend_names_what_encloses_a_structure_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(
+        "medunet.export.picture._with_legend", lambda sheet, entries: shown.extend(text for text, _ in entries) or sheet
+    )
+    volume, _ = pair(array := block((10, 10, 10), (1, 6), (1, 6), (1, 5)))
+    draw_overlay(volume, Segmentation(array * 2, volume.geometry, NESTED))
+    assert shown == ["whole, 0.1 ml", "core, 0.1 ml"]
+
+
 def test_a_legend_of_a_hundred_labels_takes_more_lines() -> None:
     labels = LabelMap.from_mapping({"background": 0, **{f"structure {n}": n for n in range(1, 101)}})
     mask = (np.arange(400) % 101).astype(np.uint8).reshape(20, 20)

@@ -54,9 +54,9 @@ def case(tmp_path):
     return build
 
 
-def problems(cases, channels=1, labels=LABELS):
+def problems(cases, channels=1, labels=LABELS, annotated=None):
     with pytest.raises(DatasetError) as caught:
-        check_cases(cases, labels, channels=channels)
+        check_cases(cases, labels, channels=channels, annotated=annotated)
     return [str(problem) for problem in caught.value.problems]
 
 
@@ -139,6 +139,48 @@ def test_one_constant_channel_of_two_is_a_warning_only(case, caplog, monkeypatch
 def test_a_label_that_occurs_in_no_mask_is_told(case):
     (problem,) = problems([case("a", mask(1), image()), case("b", mask(), image(1))])
     assert problem == "label tumour is 2/3: it occurs in no mask. Correct its value or leave it out."
+
+
+NESTED = LabelMap.from_mapping({"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 9})
+
+
+def test_a_label_is_counted_with_what_lies_inside_of_it(case):
+    (found,) = check_cases([case("a", mask(1, 2, 3, 9), image())], NESTED, channels=1)
+    assert found.voxels == {"background": 40, "whole": 60, "core": 40, "enhancing": 20, "ignore": 20}
+    (inner_only,) = check_cases([case("b", mask(3), image())], NESTED, channels=1)  # whole and core are there too
+    assert inner_only.voxels["whole"] == 20
+
+
+def test_a_mask_that_is_ignored_as_a_whole_is_told(case):
+    ignored = np.full(SHAPE, 9, np.uint8)
+    (problem,) = problems([case("a", mask(3), image()), case("b", ignored, image(1))], labels=NESTED)
+    assert problem.startswith("b: label: every voxel is marked to be ignored")
+    (problem,) = problems([case("a", np.full(SHAPE, 7, np.uint8), image())])  # unknown is not ignored
+    assert "value 7, which no label names" in problem
+
+
+def test_a_value_to_ignore_that_occurs_nowhere_is_no_problem(case):
+    assert len(check_cases([case("a", mask(1, 2, 3), image())], NESTED, channels=1)) == 1
+
+
+def test_a_mask_with_a_label_that_its_case_was_not_annotated_for_is_told(case):
+    cases = [case("full", mask(1, 2), image()), case("part_1", mask(1), image(1)), case("part_2", mask(1, 3), image(2))]
+    (problem,) = problems(cases, annotated={"part_*": ["liver"]})
+    assert problem.startswith("part_2: label: it holds tumour, but by data.annotated")
+    both = {"part_*": ["liver"], "*_2": ["tumour"]}
+    assert len(check_cases(cases, LABELS, channels=1, annotated=both)) == 3
+
+
+def test_of_nested_labels_the_innermost_one_must_have_been_annotated(case):
+    cases = [case("full", mask(1, 2, 3), image()), case("part", mask(2, 9), image(1))]
+    assert len(check_cases(cases, NESTED, channels=1, annotated={"part": ["core"]})) == 2
+    (problem,) = problems(cases, labels=NESTED, annotated={"part": ["whole"]})
+    assert "it holds core" in problem
+
+
+def test_a_pattern_that_no_case_matches_is_told(case):
+    (problem,) = problems([case("amos_1", mask(1, 2), image())], annotated={"Amos_*": ["liver"]})
+    assert problem == ("data.annotated.Amos_*: it matches no case. Correct the pattern. The first case is amos_1.")
 
 
 def test_masks_that_are_all_empty_are_told(case):

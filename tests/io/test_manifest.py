@@ -133,13 +133,21 @@ class TestDecathlon:
         assert "4D file that holds all channels (FLAIR, T1)" in problem
         assert "CASE_0000.nii.gz" in problem
 
-    def test_regions_are_left_to_the_config_with_a_note(self, tmp_path):
-        decathlon(tmp_path, "a", labels={"background": 0, "tumour": [1, 2]})
+    def test_regions_that_lie_inside_of_each_other_are_understood(self, tmp_path):
+        regions = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+        decathlon(tmp_path, "a", labels=regions)
+        manifest = read_manifest(tmp_path)
+        assert (manifest.label_names, manifest.notes) == (regions, ())
+
+    def test_regions_that_cross_are_left_to_the_config_with_a_note(self, tmp_path):
+        decathlon(tmp_path, "a", labels={"background": 0, "a": [1, 2], "b": [2, 3]})
         manifest = read_manifest(tmp_path)
         assert manifest.label_names is None
-        assert "regions" in manifest.notes[0]
+        assert "b shares value 2 with a" in manifest.notes[0]
 
-    @pytest.mark.parametrize("labels", [["a"], "liver", {"0": "a", "x": "b"}, {"0": "a", "1": "a"}, {"a": 1.5}])
+    @pytest.mark.parametrize(
+        "labels", [["a"], "liver", {"0": "a", "x": "b"}, {"0": "a", "1": "a"}, {"a": 1.5}, {"a": []}, {"a": [1, 1]}]
+    )
     def test_labels_that_make_no_sense_are_a_problem(self, tmp_path, labels):
         decathlon(tmp_path, "a", labels=labels)
         assert any("labels" in problem for problem in problems(tmp_path))
@@ -235,9 +243,9 @@ class TestNnunet:
         write_json(tmp_path, {"channel_names": {"0": "CT"}, "labels": {}, "file_ending": ".nii.gz"})
         assert len([p for p in problems(tmp_path) if "there is no such folder" in p]) == 2
 
-    def test_an_ignore_label_is_mentioned(self, tmp_path):
+    def test_an_ignore_label_keeps_its_name(self, tmp_path):
         nnunet(tmp_path, "a", labels={"background": 0, "liver": 1, "ignore": 2})
-        assert "ignore" in read_manifest(tmp_path).notes[0]
+        assert read_manifest(tmp_path).label_names == {"background": 0, "liver": 1, "ignore": 2}
 
 
 class TestTable:

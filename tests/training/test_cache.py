@@ -13,14 +13,17 @@ import nibabel
 import numpy as np
 import pytest
 
+from medunet.config.losses import BoundaryWeightedConfig
 from medunet.config.schema import PreprocessConfig
 from medunet.errors import DataError, DatasetError
 from medunet.io.case import Case
 from medunet.labels import LabelMap
-from medunet.training.cache import case_key, prepare_case, prepare_cases
+from medunet.training.cache import CachedCase, case_key, prepare_case, prepare_cases, prepare_weights
+from medunet.transforms.border_weights import border_weights
 
 LABELS = LabelMap.from_mapping({"background": 0, "organ": 4, "core": 205})
 AS_IS = PreprocessConfig.model_validate_json('{"intensity": {"name": "none"}}')
+WEIGHTED = BoundaryWeightedConfig(name="boundary_weighted_ce")
 COARSE = PreprocessConfig.model_validate_json('{"intensity": {"name": "none"}, "spacing": [3, 3, 3]}')
 
 
@@ -163,3 +166,101 @@ def test_progress_is_counted(case: Case, tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     prepare_cases([case, case], tmp_path, AS_IS, LABELS, progress=lambda done, total: steps.append((done, total)))
     assert steps == [(1, 2), (2, 2)]
+
+
+# what may be chosen as the centre of a patch
+
+
+def test_a_structure_has_the_voxels_of_what_lies_inside_of_it(case: Case, tmp_path: Path) -> None:
+    nested = LabelMap.from_mapping({"background": 0, "organ": [4, 205], "core": 205})
+    cached = prepare_case(case, tmp_path / "cache", AS_IS, nested)
+    label, locations = cached.label(), cached.locations()
+    assert set(locations) == {1, 2}
+    assert set(label[tuple(locations[1].T)]) == {1, 2}
+    assert len(locations[1]) == (label > 0).sum()
+    assert len(locations[2]) == (label == 2).sum()
+
+
+def test_ignored_voxels_are_never_chosen(case: Case, tmp_path: Path) -> None:
+    partly = LabelMap.from_mapping({"background": 0, "organ": 4, "ignore": 205})
+    cached = prepare_case(case, tmp_path / "cache", AS_IS, partly)
+    assert 255 in cached.label()
+    assert set(cached.locations()) == {1}
+    assert set(cached.label()[tuple(cached.locations()[1].T)]) == {1}
+
+
+# weight maps
+
+
+def files(cached: CachedCase) -> set[str]:
+    return {path.name for path in cached.folder.iterdir()}
+
+
+def test_a_weight_map_lies_beside_its_label(case: Case, tmp_path: Path) -> None:
+    plain = prepare_case(case, tmp_path, COARSE, LABELS)
+    before = files(plain)
+    assert plain.weight() is None
+    steps: list[tuple[int, int]] = []
+    progress = lambda done, total: steps.append((done, total))  # noqa: E731
+    (weighted,) = prepare_weights([plain], LABELS, WEIGHTED, progress=progress)
+    weight = weighted.weight()
+    assert isinstance(weight, np.memmap)
+    assert weight.dtype == np.float32
+    np.testing.assert_array_equal(weight, border_weights(plain.label(), LABELS, WEIGHTED))
+    assert files(plain) - before == {weighted.weights}
+    assert steps == [(1, 1)]
+
+
+def test_a_run_that_adds_or_changes_the_term_keeps_image_and_label(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_weights([prepare_case(case, tmp_path, COARSE, LABELS)], LABELS, WEIGHTED)
+    monkeypatch.setattr("medunet.training.cache.read_volume", lambda *_, **__: pytest.fail("read again"))
+    cached = prepare_case(case, tmp_path, COARSE, LABELS)
+    assert cached.weight() is None
+    keys = [{"w0": 5.0}, {"sigma": 2.0}, {"balance": False}, {"cells": "core"}, {}]
+    changed = [WEIGHTED.model_copy(update=key) for key in keys]
+    maps = [prepare_weights([cached], LABELS, options)[0] for options in changed]
+    assert len({one.weights for one in maps}) == len(keys)
+    for one, options in zip(maps, changed, strict=True):
+        np.testing.assert_array_equal(one.weight(), border_weights(cached.label(), LABELS, options))
+
+
+def test_a_weight_map_is_computed_once(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached = prepare_case(case, tmp_path, COARSE, LABELS)
+    first = prepare_weights([cached], LABELS, WEIGHTED)
+    monkeypatch.setattr("medunet.training.cache.border_weights", lambda *_: pytest.fail("computed again"))
+    assert prepare_weights([cached], LABELS, WEIGHTED) == first
+    heavier = WEIGHTED.model_copy(update={"weight": 3.0})  # the factor of the loss term changes no map
+    assert prepare_weights([cached], LABELS, heavier) == first
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut off", "of another case"])
+def test_a_damaged_weight_map_is_made_again(case: Case, tmp_path: Path, damage: str) -> None:
+    cached = prepare_case(case, tmp_path, COARSE, LABELS)
+    (weighted,) = prepare_weights([cached], LABELS, WEIGHTED)
+    path = weighted.folder / str(weighted.weights)
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "cut off":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "of another case":
+        np.save(path, np.zeros((2, 2, 2), np.float32))
+    prepare_weights([cached], LABELS, WEIGHTED)
+    assert path.read_bytes() == content
+
+
+def test_an_interrupted_weight_map_leaves_the_case_as_it_was(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = prepare_case(case, tmp_path, COARSE, LABELS)
+    before = files(cached)
+
+    def stop(path: Path, array: Any) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_weights([cached], LABELS, WEIGHTED)
+    assert files(cached) == before

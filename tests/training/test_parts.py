@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from medunet.errors import DeviceError, TrainingError
+from medunet.labels import LabelMap
+from medunet.losses.truth import Truth
 from medunet.training.parts import Parts, build_parts, explain, make_update
 from medunet.training.schedule import Clock
 
@@ -22,7 +24,7 @@ def made(make_config: Callable[..., Any]) -> Callable[..., tuple[Parts, Callable
     def make(changes: dict[str, Any] | None = None) -> tuple[Parts, Callable[..., dict[str, float]]]:
         config = make_config(Path("unused"), changes)
         torch.manual_seed(0)
-        parts = build_parts(config, CPU, labels=3)
+        parts = build_parts(config, CPU, labels=LabelMap.from_mapping(config.labels))
         update = make_update(parts, config, Clock(config.train))
         return parts, lambda batch, step=1: update(SimpleNamespace(state=SimpleNamespace(iteration=step)), batch)
 
@@ -115,7 +117,7 @@ def test_the_state_brings_back_weights_momentum_and_random_numbers(made: Callabl
 def test_a_state_of_another_network_is_refused(made: Callable[..., Any]) -> None:
     small, _ = made()
     large, _ = made({"network.channels": [4, 16]})
-    with pytest.raises(TrainingError, match="does not fit the network or optimizer"):
+    with pytest.raises(TrainingError, match="does not fit the network of the config: encoder"):
         large.load(small.state())
     with pytest.raises(TrainingError, match="does not fit"):
         small.load({})
@@ -127,3 +129,36 @@ def test_only_known_errors_are_explained(make_config: Callable[..., Any]) -> Non
     assert isinstance(full, DeviceError)
     assert "train.batch_size=1" in full.hint
     assert explain(RuntimeError("a defect"), config, CPU) is None
+
+
+def test_the_loss_gets_all_that_a_batch_knows_of_the_truth(made: Callable[..., Any], monkeypatch: Any) -> None:
+    parts, update = made()
+    seen: list[Truth] = []
+
+    def loss(output: torch.Tensor, truth: Truth) -> torch.Tensor:
+        seen.append(truth)
+        return output.mean()
+
+    monkeypatch.setattr(parts.loss, "forward", loss)
+    plain = batch()
+    update(plain)
+    assert torch.equal(seen[0].labels, plain["label"])
+    assert seen[0].annotated is None
+    assert seen[0].weight is None
+    known = {"annotated": torch.tensor([[True, True, False]] * 2), "weight": torch.rand(2, 1, 16, 16, 16)}
+    update({**plain, **known})
+    assert torch.equal(seen[1].annotated, known["annotated"])
+    assert torch.equal(seen[1].weight, known["weight"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "channels"),
+    [({"background": 0, "organ": 4, "core": 205}, 3), ({"background": 0, "organ": [4, 205], "core": 205}, 2)],
+    ids=["side by side", "nested"],
+)
+def test_the_network_has_an_output_for_every_label_that_is_told_apart(
+    made: Callable[..., Any], labels: dict[str, Any], channels: int
+) -> None:
+    parts, update = made({"labels": labels})
+    assert parts.network.eval()(torch.zeros(1, 1, 16, 16, 16)).shape[1] == channels
+    assert update(batch())["loss"] > 0

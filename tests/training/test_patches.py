@@ -15,10 +15,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medunet.config.losses import BoundaryWeightedConfig
 from medunet.errors import DataError
 from medunet.geometry import Geometry, Reorientation
-from medunet.training.cache import CachedCase
-from medunet.training.patches import PatchDataset, cut_padded, patch_loader, patch_shape
+from medunet.labels import LabelMap
+from medunet.training.cache import CachedCase, prepare_weights
+from medunet.training.patches import PatchDataset, cut_mirrored, cut_padded, patch_loader, patch_shape
 from medunet.transforms.preprocess import Record
 
 
@@ -168,6 +170,168 @@ def test_a_cut_is_what_padding_and_slicing_give(data: st.DataObject) -> None:
     padded = np.pad(array, [(0, 0), (20, 20), (20, 20)])
     expected = padded[:, 20 + start[0] :, 20 + start[1] :][:, : size[0], : size[1]]
     assert np.array_equal(cut_padded(array, start, size), expected)
+
+
+@given(st.data())
+def test_a_mirrored_cut_is_what_reflecting_and_slicing_give(data: st.DataObject) -> None:
+    shape = data.draw(st.tuples(*[st.integers(1, 6)] * 2))
+    start = data.draw(st.tuples(*[st.integers(-9, 9)] * 2))
+    size = data.draw(st.tuples(*[st.integers(1, 9)] * 2))
+    array = np.arange(2 * np.prod(shape)).reshape(2, *shape)
+    padded = np.pad(array, [(0, 0), (20, 20), (20, 20)], mode="reflect")
+    expected = padded[:, 20 + start[0] :, 20 + start[1] :][:, : size[0], : size[1]]
+    found = cut_mirrored(array, start, size)
+    assert np.array_equal(found, expected)
+    assert not np.shares_memory(found, array)
+
+
+# networks that read more than they segment
+
+VALID = {"network": {"name": "unet2015", "dims": 2, "channels": [2, 4]}, "train.patch_size": [20, 22]}
+"""A margin of 8: the inner part has 4 x 6 voxels."""
+
+
+def inner(item: torch.Tensor) -> torch.Tensor:
+    return item[:, 8:-8, 8:-8]
+
+
+def numbered(folder: Path, shape: tuple[int, ...] = (7, 8)) -> CachedCase:
+    """A case whose voxels have their number for a value, counted from 1, and every third a label."""
+    numbers = np.arange(1, 1 + np.prod(shape)).reshape(shape)
+    return case(folder, "numbered", numbers[None], (numbers % 3 == 0).astype(np.uint8))
+
+
+def test_the_inner_part_lies_inside_of_the_image_wherever_it_fits_equally_often(
+    dataset: Callable[..., PatchDataset], tmp_path: Path
+) -> None:
+    samples = dataset({**VALID, "train.foreground": 0.0}, [numbered(tmp_path)])
+    assert samples.inner == (4, 6)
+    parts = [inner(samples[number]["image"]) for number in range(600)]
+    corners = Counter(int(part[0, 0, 0]) for part in parts)
+    assert set(corners) == {1 + 8 * row + column for row in range(4) for column in range(3)}
+    assert min(corners.values()) > 25
+    assert max(corners.values()) < 80
+    for part in parts[:30]:
+        assert torch.equal(part - part[0, 0, 0], torch.arange(4.0)[None, :, None] * 8 + torch.arange(6.0))
+
+
+@pytest.mark.parametrize("shape", [(7, 8), (30, 40), (2, 3), (1, 1)], ids=str)
+def test_beyond_the_border_is_the_mirror_image_of_image_label_and_weight(
+    dataset: Callable[..., PatchDataset], tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    one = numbered(tmp_path, shape)
+    np.save(one.folder / "weight.npy", 2 * one.image()[0])
+    samples = dataset(VALID, [CachedCase(one.id, one.folder, one.record, "weight.npy")])
+    wide = np.pad(one.image()[0], 22, mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(wide, (20, 22)).reshape(-1, 20, 22)
+    for number in range(6):
+        item = samples[number]
+        assert (windows == item["image"][0].numpy()).all(axis=(1, 2)).any()
+        assert torch.equal(item["label"], (item["image"] % 3 == 0).to(torch.uint8))
+        assert torch.equal(item["weight"], 2 * item["image"])
+
+
+def test_a_chosen_voxel_lies_in_the_inner_part(dataset: Callable[..., PatchDataset], tmp_path: Path) -> None:
+    label = np.zeros((60, 60), np.uint8)
+    label[0, 59] = label[33, 20] = 1
+    one = case(tmp_path, "sparse", np.zeros((1, 60, 60)), label)
+    samples = dataset({**VALID, "train.foreground": 1.0}, [one])
+    assert all(inner(samples[number]["label"]).any() for number in range(40))
+
+
+def test_turned_patches_see_no_empty_border_either(dataset: Callable[..., PatchDataset], tmp_path: Path) -> None:
+    one = case(tmp_path, "full", np.full((1, 9, 9), 7.0), np.ones((9, 9), np.uint8))
+    turned = {"rotation_probability": 1.0, "scale_probability": 1.0, "intensity_strength": 0.0}
+    samples = dataset({**VALID, "augment": turned}, [one])
+    for number in range(10):
+        torch.testing.assert_close(samples[number]["image"], torch.full((1, 20, 22), 7.0))
+        assert (samples[number]["label"] == 1).all()
+
+
+def test_slices_of_volumes_are_mirrored_in_their_plane(dataset: Callable[..., PatchDataset], tmp_path: Path) -> None:
+    image = np.zeros((1, 9, 9, 5)) + np.arange(5)
+    samples = dataset(VALID, [case(tmp_path, "slices", image, np.zeros((9, 9, 5), np.uint8))])
+    values = [samples[number]["image"].unique().tolist() for number in range(40)]
+    assert samples[0]["image"].shape == (1, 20, 22)
+    assert {tuple(value) for value in values} == {(0,), (1,), (2,), (3,), (4,)}
+
+
+def test_a_padded_network_sees_zeros_where_the_image_is_smaller(
+    dataset: Callable[..., PatchDataset], tmp_path: Path
+) -> None:
+    one = case(tmp_path, "small", np.full((1, 2, 2, 2), 7.0), np.ones((2, 2, 2), np.uint8))
+    np.save(one.folder / "weight.npy", np.full((2, 2, 2), 3.0, np.float32))
+    item = dataset(None, [CachedCase(one.id, one.folder, one.record, "weight.npy")])[0]
+    assert item["image"].sum() == 8 * 7
+    assert item["weight"].sum() == 8 * 3
+    assert item["label"].sum() == 8
+
+
+# what losses ask for
+
+
+def test_a_weight_map_turns_with_its_image(dataset: Callable[..., PatchDataset], tmp_path: Path) -> None:
+    image = np.random.default_rng(0).random((1, 12, 14, 10)).astype(np.float32)
+    one = case(tmp_path, "noise", image, np.zeros((12, 14, 10), np.uint8))
+    np.save(one.folder / "weight.npy", image[0])
+    turned = {"rotation_probability": 1.0, "scale_probability": 0.5, "intensity_strength": 0.0}
+    changes = {"augment": turned, "train.patch_size": [8, 8, 8]}
+    samples = dataset(changes, [CachedCase(one.id, one.folder, one.record, "weight.npy")])
+    plain = dataset(changes, [one])
+    for number in range(8):
+        item = samples[number]
+        assert item["weight"].shape == (1, 8, 8, 8)
+        assert item["weight"].dtype == torch.float32
+        assert torch.equal(item["weight"], item["image"])
+        assert torch.equal(item["image"], plain[number]["image"])  # and it changes nothing else
+        assert "weight" not in plain[number]
+
+
+def test_intensity_changes_leave_the_weight_as_it_is(dataset: Callable[..., PatchDataset], tmp_path: Path) -> None:
+    one = case(tmp_path, "flat", np.full((1, 6, 6, 6), 5.0), np.zeros((6, 6, 6), np.uint8))
+    np.save(one.folder / "weight.npy", np.full((6, 6, 6), 5.0, np.float32))
+    changes = {"augment": {"preset": "none", "intensity_strength": 2.0}}
+    samples = dataset(changes, [CachedCase(one.id, one.folder, one.record, "weight.npy")])
+    items = [samples[number] for number in range(12)]
+    assert all((item["weight"] == 5).all() for item in items)
+    assert any((item["image"] != 5).any() for item in items)
+
+
+def test_batches_hold_the_weight_maps_of_the_cache(
+    dataset: Callable[..., PatchDataset], cases: list[CachedCase], tmp_path: Path
+) -> None:
+    labels = LabelMap.from_mapping({"background": 0, "organ": 4, "core": 205})
+    weighted = prepare_weights(cases, labels, BoundaryWeightedConfig(name="boundary_weighted_ce"))
+    with batches(dataset({"train.batch_size": 3}, weighted), 0, 0, 1) as found:
+        assert found[0]["weight"].shape == (3, 1, 4, 4, 4)
+        assert (found[0]["weight"] > 0).all()
+
+
+def test_batches_tell_what_each_case_was_annotated_for(
+    dataset: Callable[..., PatchDataset], cases: list[CachedCase]
+) -> None:
+    changes = {"data.annotated": {"case_1": ["core"], "case_2*": []}, "train.batch_size": 3}
+    with batches(dataset(changes), 0, 0, 4) as found:
+        for batch in found:
+            assert batch["annotated"].dtype == torch.bool
+            known = zip(batch["image"], batch["annotated"], strict=True)
+            assert {int(image.max()): flags.tolist() for image, flags in known} == {
+                1: [True, True, True],
+                2: [True, False, True],
+                3: [True, False, False],
+            }
+    assert "annotated" not in dataset()[0]
+
+
+def test_indices_of_two_bytes_become_a_type_that_torch_computes_with(
+    dataset: Callable[..., PatchDataset], tmp_path: Path
+) -> None:
+    label = np.full((6, 6, 6), 300, np.uint16)
+    label[0] = 32767
+    samples = dataset({"augment": {"rotation_probability": 1.0}}, [case(tmp_path, "many", label[None], label)])
+    assert samples[0]["label"].dtype == torch.int16
+    seen = torch.cat([samples[number]["label"].unique() for number in range(20)]).unique()
+    assert seen.tolist() == [0, 300, 32767]  # 0 where a turned patch reaches outside
 
 
 @contextmanager

@@ -446,3 +446,22 @@ def test_a_full_memory_ends_in_advice(
     monkeypatch.setattr("medunet.training.parts.learning_rate", full)
     with pytest.raises((DeviceError, TrainingError), match=message):
         train(make_config(tiny_dataset, SHORT), tmp_path / "run", device="cpu")
+
+
+def test_the_training_cases_get_weight_maps_where_the_loss_needs_them(
+    tiny_dataset: Path, make_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    heard: list[str] = []
+
+    class Listener(Observer):
+        def stage(self, name: str, done: int, total: int) -> None:
+            heard.append(f"{name} {done}/{total}")
+
+    changes = {**SHORT, "loss": [{"name": "dice"}, {"name": "boundary_weighted_ce", "sigma": 2.0}]}
+    config = make_config(tiny_dataset, {**changes, "data.cache": str(tmp_path / "cache")})
+    result = train(config, tmp_path / "run", device="cpu", observer=Listener())
+    assert metrics(result.run)[-1]["loss"] > 0
+    assert [line for line in heard if line.startswith("weigh")] == ["weigh 1/4", "weigh 2/4", "weigh 3/4", "weigh 4/4"]
+    training, _ = split(read_manifest(tiny_dataset).cases, 0, 3)
+    with_map = {path.parent.name.split("-")[0] for path in (tmp_path / "cache").rglob("weight-*.npy")}
+    assert with_map == {case.id for case in training}

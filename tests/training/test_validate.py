@@ -29,7 +29,7 @@ def config(tiny_dataset: Path, make_config: Callable[..., Any]) -> Any:
 
 @pytest.fixture
 def parts(config: Any, tiny_model: Path) -> Parts:
-    result = build_parts(config, torch.device("cpu"), labels=3)
+    result = build_parts(config, torch.device("cpu"), labels=LABELS)
     result.network.load_state_dict(dict(load_model(tiny_model).weights))
     return result
 

@@ -17,6 +17,7 @@ from medunet.config.schema import PreprocessConfig
 from medunet.errors import DataError, GeometryError
 from medunet.geometry import Geometry
 from medunet.io.volume import Volume
+from medunet.labels import LabelMap
 from medunet.transforms.preprocess import (
     Record,
     network_shape,
@@ -204,9 +205,11 @@ def test_a_volume_of_one_slice_is_a_volume(axis: int) -> None:
     result, record = preprocess(single, config(spacing=[2.0, 2.0, 10.0]))
     assert min(result.shape) >= 1
     labels = RNG.integers(0, 2, shape).astype(np.uint8)
-    network = preprocess_labels(labels, record, 2)
+    network = preprocess_labels(labels, record)
     assert network.shape == result.shape[1:]
-    assert restore(torch.eye(2)[torch.from_numpy(network).long()].movedim(-1, 0), record).shape == tuple(shape)
+    assert restore(torch.eye(2)[torch.from_numpy(network).long()].movedim(-1, 0), record, plain(2)).shape == tuple(
+        shape
+    )
 
 
 @settings(deadline=None)
@@ -246,6 +249,14 @@ def blobs(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return labels
 
 
+NESTED = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+
+
+def plain(count: int) -> LabelMap:
+    """So many labels beside each other, background included."""
+    return LabelMap.from_mapping({"background": 0, **{f"label {n}": n for n in range(1, count)}})
+
+
 def logits_of(labels: NDArray[np.generic], count: int) -> torch.Tensor:
     return torch.eye(count)[torch.from_numpy(labels.astype(np.int64))].movedim(-1, 0).contiguous() * 5
 
@@ -260,9 +271,9 @@ def test_without_resampling_labels_come_back_exactly(codes: str, orientation: st
     original = stored_as(volume(), codes)
     labels = blobs(original.geometry.shape)
     _, record = preprocess(original, config(orientation=orientation))
-    network = preprocess_labels(labels, record, 4)
+    network = preprocess_labels(labels, record)
     assert network.dtype == np.uint8
-    np.testing.assert_array_equal(restore(logits_of(network, 4), record), labels)
+    np.testing.assert_array_equal(restore(logits_of(network, 4), record, plain(4)), labels)
     np.testing.assert_array_equal(restore_array(network, record), labels)
 
 
@@ -273,7 +284,7 @@ def test_with_resampling_labels_come_back_nearly(codes: str, spacing: list[float
     labels = blobs(original.geometry.shape)
     _, record = preprocess(original, config(spacing=spacing))
     assert record.network.shape != original.geometry.shape
-    back = restore(logits_of(preprocess_labels(labels, record, 4), 4), record)
+    back = restore(logits_of(preprocess_labels(labels, record), 4), record, plain(4))
     assert back.shape == labels.shape
     for label, least in ((1, 0.95), (2, 0.95), (3, 0.9)):  # the corners of the box suffer most
         assert dice(back, labels, label) > least
@@ -288,14 +299,20 @@ def test_a_crop_is_undone_with_background_around(codes: str, margin: int) -> Non
     _, record = preprocess(original, config(crop={"above": 0.0, "margin": margin}, intensity=NONE))
     assert sorted(record.crop_shape) == sorted((7 + 2 * margin, 4 + 2 * margin, 6 + 2 * margin))
     labels = (original.array[0] > 0).astype(np.uint8)
-    back = restore(logits_of(preprocess_labels(labels, record, 2), 2), record)
+    back = restore(logits_of(preprocess_labels(labels, record), 2), record, plain(2))
     np.testing.assert_array_equal(back, labels)
     ones = np.ones(record.crop_shape, np.uint8)
     assert restore_array(ones, record).sum() == ones.size
-    shares = restore_probabilities(torch.full((2, *record.crop_shape), 0.25), record)
+    logits = torch.zeros(2, *record.crop_shape)
+    shares = restore_probabilities(logits, record, plain(2))
     assert shares.shape == (2, *original.geometry.shape)
     assert shares[0].max() == 1
-    assert shares[1].max() == 0.25
+    assert shares[1].max() == 0.5
+    nested = restore_probabilities(
+        logits - 9, record, LabelMap.from_mapping({"background": 0, "whole": [1, 2], "core": 2})
+    )
+    assert nested.max() == pytest.approx(float(torch.sigmoid(torch.tensor(-9.0))))  # nothing has 1 outside
+    assert nested.min() == 0
 
 
 def test_a_crop_at_the_edge_stops_there_and_one_of_nothing_keeps_all() -> None:
@@ -317,7 +334,7 @@ def test_any_channel_keeps_a_voxel_from_being_cropped() -> None:
 def test_probabilities_on_the_original_grid_still_sum_to_one() -> None:
     original = stored_as(volume(), "ASR")
     _, record = preprocess(original, config(spacing=[1.3, 1.3, 1.3], crop={"above": 150.0}))
-    shares = restore_probabilities(torch.rand(4, *record.network.shape).softmax(0), record)
+    shares = restore_probabilities(torch.randn(4, *record.network.shape), record, plain(4))
     assert shares.dtype == np.float32
     np.testing.assert_allclose(shares.sum(0), 1, atol=1e-5)
 
@@ -325,10 +342,41 @@ def test_probabilities_on_the_original_grid_still_sum_to_one() -> None:
 def test_more_than_256_labels_come_back() -> None:
     _, record = preprocess(volume(), config())
     labels = RNG.integers(0, 300, SHAPE).astype(np.uint16)
-    network = preprocess_labels(labels, record, 300)
+    network = preprocess_labels(labels, record)
     assert network.dtype == np.uint16
     logits = torch.zeros(300, *SHAPE).scatter_(0, torch.from_numpy(network.astype(np.int64))[None], 1.0)
-    np.testing.assert_array_equal(restore(logits, record, dtype=np.uint16), labels)
+    np.testing.assert_array_equal(restore(logits, record, plain(300)), labels)
+
+
+@pytest.mark.parametrize("spacing", [None, [1.2, 1.2, 2.5]])
+@pytest.mark.parametrize("mapping", [NESTED, {"enhancing": 3, "core": [2, 3], "background": 0, "whole": [2, 3, 1]}])
+def test_nested_structures_come_back(mapping: dict[str, Any], spacing: list[float] | None) -> None:
+    nested = LabelMap.from_mapping(mapping)
+    original = stored_as(volume(np.zeros((1, 48, 44, 30))), "LPS")
+    whole = blobs(original.geometry.shape)
+    values = np.where(whole == 1, 1, np.where(whole == 2, 3, 0))
+    values[20:24, 20:24, 5:25] = np.where(values[20:24, 20:24, 5:25], 2, 0)
+    indices = nested.to_indices(values)
+    _, record = preprocess(original, config(spacing=spacing))
+    network = torch.from_numpy(preprocess_labels(indices, record).astype(np.int64))
+    logits = (torch.from_numpy(nested.membership[1:])[:, network] * 8.0) - 4.0
+    back = restore(logits, record, nested)
+    assert back.dtype == np.uint8
+    if spacing is None:
+        np.testing.assert_array_equal(back, indices)
+    for row in nested.membership[1:]:
+        assert dice(row[back], row[indices], True) > 0.95
+
+
+def test_ignored_voxels_are_resampled_as_one_more_label() -> None:
+    labels = LabelMap.from_mapping({"background": 0, "organ": 1, "ignore": 9})
+    values = np.zeros(SHAPE, np.uint8)
+    values[2:8], values[8:] = 1, 9
+    _, record = preprocess(volume(), config(spacing=[2.0, 1.3, 4.0]))
+    network = preprocess_labels(labels.to_indices(values), record)
+    assert set(np.unique(network)) == {0, 1, 255}
+    share = np.mean(network == 255)
+    assert share == pytest.approx(np.mean(values == 9), abs=1 / network.shape[0])
 
 
 @EVERY_CHAIN

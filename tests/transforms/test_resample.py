@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from medunet.transforms.resample import Kind, resample, resample_argmax, resample_labels, taps
+from medunet.transforms.resample import Kind, resample, resample_argmax, resample_labels, resample_nested, taps
 
 KINDS: tuple[Kind, ...] = ("nearest", "linear", "cubic")
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
@@ -122,7 +122,7 @@ def test_each_voxel_gets_the_label_with_the_largest_share(
 ) -> None:
     labels = torch.randint(0, 5, shape).to(dtype)
     labels[labels == 3] = 4  # a label that is absent
-    result = resample_labels(labels, target, 5)
+    result = resample_labels(labels, target)
     assert result.dtype == dtype
     shares = by_hand(labels, target, 5)
     assert torch.equal(result.long(), shares.argmax(0))
@@ -130,19 +130,20 @@ def test_each_voxel_gets_the_label_with_the_largest_share(
 
 def test_labels_of_the_same_grid_are_left_alone() -> None:
     labels = torch.randint(0, 5, (4, 5, 6))
-    assert torch.equal(resample_labels(labels, (4, 5, 6), 5), labels)
+    assert torch.equal(resample_labels(labels, (4, 5, 6)), labels)
 
 
-def test_a_value_that_is_no_label_never_wins() -> None:
-    labels = torch.randint(0, 3, (6, 6))
-    assert resample_labels(labels, (9, 9), 2).max() == 1
+def test_ignored_voxels_are_one_more_label() -> None:
+    labels = torch.zeros(4, 6, dtype=torch.uint8)
+    labels[:, 3:] = 255
+    assert resample_labels(labels, (8, 12))[0].tolist() == [0] * 6 + [255] * 6
 
 
 def test_a_border_stays_where_it_is() -> None:
     labels = torch.zeros(10, 4, dtype=torch.int32)
     labels[5:] = 1
-    assert resample_labels(labels, (40, 4), 2)[:, 0].tolist() == [0] * 20 + [1] * 20
-    assert resample_labels(labels, (2, 4), 2)[:, 0].tolist() == [0, 1]
+    assert resample_labels(labels, (40, 4))[:, 0].tolist() == [0] * 20 + [1] * 20
+    assert resample_labels(labels, (2, 4))[:, 0].tolist() == [0, 1]
 
 
 @SHAPES
@@ -174,7 +175,33 @@ def test_more_than_256_labels_need_a_wider_type() -> None:
     assert resample_argmax(logits, (2, 2), torch.int32).unique().tolist() == [299]
 
 
-def test_the_largest_logit_is_found_without_an_array_of_all_labels() -> None:
+def painted(logits: Tensor, levels: tuple[tuple[int, ...], ...]) -> Tensor:
+    """The rule in words: level by level, the structure with the largest logit, where that is above 0."""
+    result = torch.zeros(logits.shape[1:], dtype=torch.long)
+    for level in levels:
+        largest, which = torch.stack([logits[index - 1] for index in level]).max(0)
+        result = torch.where(largest > 0, torch.tensor(level)[which], result)
+    return result
+
+
+@SHAPES
+@pytest.mark.parametrize("levels", [((1,),), ((1, 2),), ((1,), (2,), (3,)), ((3,), (1,), (2,)), ((4, 2), (1, 3))])
+def test_inner_structures_are_painted_over_outer_ones(
+    shape: tuple[int, ...], target: tuple[int, ...], levels: tuple[tuple[int, ...], ...]
+) -> None:
+    logits = torch.randn(sum(map(len, levels)), *shape)
+    for size in (target, shape):
+        result = resample_nested(logits, size, levels)
+        assert result.dtype == torch.uint8
+        assert torch.equal(result.long(), painted(resample(logits, size, "linear"), levels))
+
+
+def test_a_logit_of_zero_paints_nothing() -> None:
+    assert resample_nested(torch.zeros(2, 3, 3), (3, 3), ((1,), (2,))).max() == 0
+
+
+@pytest.mark.parametrize("choose", ["argmax", "nested"])
+def test_labels_are_chosen_without_an_array_of_all_of_them(choose: str) -> None:
     """Tensors that are alive at once stay below two channels of the result, whatever the number of labels."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -190,5 +217,8 @@ def test_the_largest_logit_is_found_without_an_array_of_all_labels() -> None:
 
     logits = torch.randn(50, 4, 4, 4)
     with Watch():
-        resample_argmax(logits, (16, 16, 16))
+        if choose == "argmax":
+            resample_argmax(logits, (16, 16, 16))
+        else:
+            resample_nested(logits, (16, 16, 16), [range(1, 20), range(20, 51)])
     assert largest <= 16**3

@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from medunet.config.schema import PreprocessConfig, Section, UNetConfig
+from medunet.config.networks import NetworkConfig, option_classes
+from medunet.config.schema import PreprocessConfig
 from medunet.errors import DataError
 from medunet.io.describe.description import Description, megabytes
 from medunet.labels import LabelMap
@@ -69,7 +70,7 @@ def _describe(result: Description, opener: Opener) -> None:
         "training": spec.get("training"),
         "versions": spec.get("versions"),
     }
-    _check_section(result, "network", UNetConfig, network)
+    _check_section(result, "network", NetworkConfig, network)
     _check_section(result, "preprocess", PreprocessConfig, spec.get("preprocess"))
     try:
         LabelMap.from_mapping(spec.get("labels") or {})
@@ -98,12 +99,12 @@ def _read_spec(result: Description, opener: Opener) -> dict[str, Any] | None:
     return spec
 
 
-def _check_section(result: Description, name: str, kind: type[Section], value: Any) -> None:
+def _check_section(result: Description, name: str, kind: Any, value: Any) -> None:
     try:
-        kind.model_validate_json(json.dumps(value))
+        TypeAdapter(kind).validate_json(json.dumps(value))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join([name, *(str(part) for part in first["loc"])])
+        where = ".".join([name, *(str(part) for part in first["loc"] if part not in option_classes())])
         result.problems.append(f"{SPEC_FILE} is not understood at {where}: {first['msg']}.")
     except (TypeError, ValueError) as error:
         result.problems.append(f"{SPEC_FILE} is not understood at {name}: {error}.")

@@ -12,6 +12,7 @@ from typing import Any
 
 from medunet.errors import DatasetError, Problem
 from medunet.io.case import Listing
+from medunet.labels import clashes
 
 
 def load_json(file: Path) -> dict[str, Any]:
@@ -63,32 +64,36 @@ def resolve(folder: Path, text: str) -> Path:
 def state_labels(listing: Listing, raw: Any, where: str) -> None:
     """Fill `label_names` from `{"0": "background"}` (Decathlon, nnU-Net v1) or `{"background": 0}` (nnU-Net v2).
 
-    Overlapping regions (lists of values, nnU-Net) leave `label_names` empty, with a note.
+    nnU-Net's regions are lists of values, and may overlap; those that a `LabelMap` cannot hold leave `label_names`
+    empty, with a note.
     """
     if raw is None:
         return
     if not isinstance(raw, dict):
         listing.problems.append(Problem(where, "labels", 'it must be a table such as {"background": 0, "liver": 1}.'))
         return
-    if any(isinstance(value, list) for value in raw.values()):
-        listing.notes.append(
-            f"{where} states regions (lists of values), which overlap; name the values under `labels` in the config."
-        )
-        return
-    names: dict[str, int] = {}
+    names: dict[str, int | list[int]] = {}
     for key, value in raw.items():
-        pair = (value, key) if isinstance(value, str) and _number(key) is not None else (key, value)
-        name, number = pair[0], _number(pair[1])
-        if number is None or name in names or number in names.values():
+        name, stated = (value, key) if isinstance(value, str) and _number(key) is not None else (key, value)
+        entry = _values(stated)
+        if entry is None or name in names or entry in names.values():
             rule = "each name and each whole number may occur once."
             listing.problems.append(Problem(where, "labels", rule, value=shown(f"{key!r}: {value!r}")))
             continue
-        names[name] = number
-    listing.label_names = names
-    if "ignore" in names:
-        listing.notes.append(
-            f"{where} marks voxels to ignore as {names['ignore']}; there is no such label here, so it is one structure."
-        )
+        names[name] = entry
+    crossing = clashes({name: [entry] if isinstance(entry, int) else entry for name, entry in names.items()})
+    if not crossing:
+        listing.label_names = names
+    for clash in crossing[:1]:
+        listing.notes.append(f"{where}: {clash.label} {clash.rule} Name the values under `labels` in the config.")
+
+
+def _values(stated: Any) -> int | list[int] | None:
+    """A value, or the values of a region; None for anything else."""
+    if not isinstance(stated, list):
+        return _number(stated)
+    numbers = [number for number in map(_number, stated) if number is not None]
+    return numbers if numbers and len(numbers) == len(stated) == len(set(numbers)) else None
 
 
 def _number(value: Any) -> int | None:

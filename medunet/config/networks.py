@@ -1,0 +1,395 @@
+"""The `network:` section: one options class per network, and the sizes that follow from its options.
+
+A size that a network takes is `minimum_size + k * stride` for whole k >= 0, per axis. Knows nothing of torch:
+`networks.registry` builds what is described here.
+"""
+
+from __future__ import annotations
+
+import math
+from inspect import get_annotations
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+
+from pydantic import Discriminator, Field, Tag
+
+from medunet.config.section import Positive, Section
+
+NORM_GROUPS = 8
+"""Groups of `norm: group` (Wu 2018 uses 32; 8 leaves four channels per group at the usual finest 32)."""
+
+Norm = Literal["instance", "batch", "group", "none"]
+Halved = Annotated[int, Field(ge=2)]
+Sizes = tuple[int, ...]
+Options = TypeVar("Options", bound="NetworkOptions")
+
+
+class NetworkOptions(Section):
+    """What every network's options have in common."""
+
+    name: str
+    """Which network."""
+    dims: Literal[2, 3] = 3
+    """Spatial rank of the convolutions; 2 on volumes works slice by slice along the last axis."""
+
+    @property
+    def stride(self) -> Sizes:
+        """Step between the sizes that the network takes, per axis: by how much its deepest level is smaller."""
+        raise NotImplementedError
+
+    @property
+    def minimum_size(self) -> Sizes:
+        """Smallest size that the network takes, per axis; smaller images are padded to it."""
+        return self.stride
+
+    @property
+    def margin(self) -> Sizes:
+        """Voxels on each side that the network sees but gives no output for, per axis; 0 with padded convolutions."""
+        return (0,) * self.dims
+
+    @property
+    def features(self) -> Sizes:
+        """Features that the option `norm` acts on; empty where there is no such option."""
+        return ()
+
+    def as_trained(self: Options) -> Options:
+        """The options as a trained model states them: without what only the start of a training needs."""
+        return self
+
+    def fits(self, size: Sizes) -> bool:
+        """Whether the network takes an image of this size as it is, without padding."""
+        return len(size) == self.dims and tuple(size) == self.padded(size)
+
+    def padded(self, size: Sizes) -> Sizes:
+        """The smallest size that the network takes and that holds `size`."""
+        return self._on_grid(size, math.ceil)
+
+    def nearest(self, size: Sizes) -> Sizes:
+        """The size that the network takes and that is nearest to `size`."""
+        return self._on_grid(size, round)
+
+    def _on_grid(self, size: Sizes, rounded: Any) -> Sizes:
+        return tuple(
+            least + step * max(0, rounded((n - least) / step))
+            for n, least, step in zip(size, self.minimum_size, self.stride, strict=True)
+        )
+
+
+def per_axis(values: tuple[int | Sizes, ...], dims: int) -> tuple[Sizes, ...]:
+    """One entry per level, each a number or one per axis, as one per level and axis."""
+    return tuple((value,) * dims if isinstance(value, int) else value for value in values)
+
+
+class LevelsOptions(NetworkOptions):
+    """Options of networks whose levels, strides and kernels are free."""
+
+    channels: Annotated[tuple[Positive, ...], Field(min_length=2)] = (32, 64, 128, 256, 320)
+    """Features per level, finest first."""
+    strides: tuple[Positive | tuple[Positive, ...], ...] | None = None
+    """Step of the first convolution of each level; a number or one per axis. Null: 1, then 2 on every axis."""
+    kernel_size: Positive | tuple[Positive | tuple[Positive, ...], ...] = 3
+    """Kernel of every convolution, or one entry per level (a number or one per axis), odd."""
+
+    @property
+    def features(self) -> Sizes:
+        """Those of the levels."""
+        return self.channels
+
+    @property
+    def level_strides(self) -> tuple[Sizes, ...]:
+        """Stride of every level per axis, the first level included."""
+        if self.strides is None:
+            return ((1,) * self.dims,) + ((2,) * self.dims,) * (len(self.channels) - 1)
+        return per_axis(self.strides, self.dims)
+
+    @property
+    def level_kernels(self) -> tuple[Sizes, ...]:
+        """Kernel of every level per axis."""
+        kernels = self.kernel_size
+        return per_axis((kernels,) * len(self.channels) if isinstance(kernels, int) else kernels, self.dims)
+
+    @property
+    def stride(self) -> Sizes:
+        """Product of the strides of all levels, per axis."""
+        result = (1,) * self.dims
+        for level in self.level_strides:
+            result = tuple(a * b for a, b in zip(result, level, strict=True))
+        return result
+
+
+class UNetOptions(LevelsOptions):
+    """Options of the configurable U-Net and of its presets."""
+
+    blocks: Positive | tuple[Positive, ...] = 2
+    """Convolutions (plain) or residual blocks per encoder level."""
+    decoder_blocks: Positive | tuple[Positive, ...] | None = None
+    """Convolutions per decoder level, finest first; null: 2 (plain) or 1 (residual)."""
+    residual: bool = False
+    """Residual blocks in the encoder, as in nnU-Net's ResEnc."""
+    attention: bool = False
+    """Additive attention gates on all skip connections but the finest (Oktay 2018)."""
+    down: Literal["stride", "maxpool"] = "stride"
+    """How a level gets smaller: the first convolution steps, or a max-pooling goes before it."""
+    up: Literal["transpose", "bilinear", "nearest"] = "transpose"
+    """How a level gets larger: transposed convolution, or interpolation (in 3D trilinear) and a 1x1 convolution."""
+    norm: Norm = "instance"
+    """Normalisation after each convolution."""
+    activation: Literal["leaky_relu", "relu", "prelu", "gelu", "silu"] = "leaky_relu"
+    """Activation function."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability with which whole feature maps are dropped after each convolution."""
+    deep_supervision: bool = True
+    """Train the coarser decoder levels too."""
+
+
+class UNetConfig(UNetOptions):
+    """The configurable U-Net: plain, residual or with attention gates; nnU-Net's topology (Isensee 2021)."""
+
+    name: Literal["unet"] = "unet"
+
+
+class AttentionUNetConfig(UNetOptions):
+    """Attention U-Net (Oktay 2018): `unet` with `attention: true`."""
+
+    name: Literal["attention_unet"]
+    attention: bool = True
+    """Additive attention gates on all skip connections but the finest (Oktay 2018)."""
+
+
+class ResidualUNetConfig(UNetOptions):
+    """U-Net with residual encoder, as nnU-Net's ResEnc (Isensee 2024): `unet` with `residual: true`."""
+
+    name: Literal["residual_unet"]
+    residual: bool = True
+    """Residual blocks in the encoder, as in nnU-Net's ResEnc."""
+
+
+class UNet2015Config(NetworkOptions):
+    """The U-Net as published, valid convolutions and all: Ronneberger 2015 in 2D, Cicek 2016 in 3D.
+
+    `train.patch_size` is what the network reads (572 in the paper); what it segments is smaller by `margin` on each
+    side (388), and the border of the image is mirrored outwards to fill it.
+    """
+
+    name: Literal["unet2015"]
+    channels: Annotated[tuple[Positive, ...], Field(min_length=2)] | None = None
+    """Features per level, finest first; null: [64, 128, 256, 512, 1024] in 2D, [64, 128, 256, 512] in 3D."""
+    norm: Literal["none", "batch"] | None = None
+    """Normalisation after each convolution; null: none in 2D, batch in 3D, as published."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Probability with which values at the end of the contracting path (its last two levels) are dropped; null: 0.5 in
+    2D, 0 in 3D, as published."""
+
+    @property
+    def level_channels(self) -> Sizes:
+        """Features per level, finest first."""
+        if self.channels is not None:
+            return self.channels
+        return (64, 128, 256, 512, 1024) if self.dims == 2 else (64, 128, 256, 512)
+
+    @property
+    def stride(self) -> Sizes:
+        """2 to the number of poolings."""
+        return (2 ** (len(self.level_channels) - 1),) * self.dims
+
+    @property
+    def margin(self) -> Sizes:
+        """Each level loses 2 voxels per side going down and 2 going up, of its own size; the deepest loses 2 once."""
+        poolings = len(self.level_channels) - 1
+        return (4 * (2**poolings - 1) + 2 * 2**poolings,) * self.dims
+
+    @property
+    def minimum_size(self) -> Sizes:
+        """Input whose output is the smallest that exists: every level has at least one voxel left."""
+        poolings = len(self.level_channels) - 1
+        deepest = 3 if poolings == 1 else 4  # after its two convolutions; doubling and losing 4 must leave something
+        size = deepest + 4
+        for _ in range(poolings):
+            size = 2 * size + 4
+        return (size,) * self.dims
+
+
+class HalvingOptions(NetworkOptions):
+    """Options of networks that halve every axis a fixed number of times."""
+
+    halvings: ClassVar[int]
+
+    @property
+    def stride(self) -> Sizes:
+        """2 to the number of halvings."""
+        return (2**self.halvings,) * self.dims
+
+
+class UNetPlusPlusConfig(HalvingOptions):
+    """U-Net++ (Zhou 2018): nested skip connections, an output after each nesting."""
+
+    name: Literal["unetpp"]
+    halvings: ClassVar[int] = 4
+    channels: Annotated[tuple[Halved, ...], Field(min_length=5, max_length=5)] = (32, 64, 128, 256, 512)
+    """Features of the five levels, finest first; at least 2, for they are halved on the way up."""
+    norm: Norm = "instance"
+    """Normalisation after each convolution."""
+    activation: Literal["leaky_relu", "relu", "prelu", "gelu", "silu"] = "leaky_relu"
+    """Activation function."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability with which whole feature maps are dropped after each convolution."""
+    deep_supervision: bool = True
+    """Train the outputs of the shallower nestings too; all have the size of the image."""
+
+    @property
+    def features(self) -> Sizes:
+        """Those of the levels."""
+        return self.channels
+
+
+class EncoderOptions(NetworkOptions):
+    """Options of networks whose encoder may come from another training."""
+
+    encoder_weights: Annotated[str, Field(min_length=1)] | None = None
+    """Local file (.safetensors, or .pt/.pth of tensors) with weights of the encoder, as torchvision, timm or MONAI
+    name them; read once, when a training starts. Null starts from random ones."""
+    frozen_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs at the start during which the encoder keeps its weights and only the rest learns."""
+
+    def as_trained(self: Options) -> Options:
+        """Without the file, which is needed once."""
+        return self.model_copy(update={"encoder_weights": None})
+
+
+class EfficientUNetConfig(EncoderOptions):
+    """U-Net over an EfficientNet (Tan 2019) or ResNet (He 2016) encoder, whose weights may come from a file."""
+
+    name: Literal["efficient_unet"]
+    backbone: Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "r18", "r34", "r50"] = "b0"
+    """Encoder: EfficientNet b0 to b7, or ResNet with 18, 34 or 50 layers."""
+    decoder_channels: Annotated[tuple[Positive, ...], Field(min_length=5, max_length=5)] = (256, 128, 64, 32, 16)
+    """Features of the decoder, coarsest first."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability with which values are dropped after each convolution of the decoder."""
+
+    @property
+    def stride(self) -> Sizes:
+        """Five halvings."""
+        return (32,) * self.dims
+
+
+class SegResNetConfig(NetworkOptions):
+    """SegResNet (Myronenko 2018), in the form that won HECKTOR 2022 (deep supervision, Myronenko 2022)."""
+
+    name: Literal["segresnet"]
+    filters: Positive = 32
+    """Features of the finest level; they double with every level."""
+    blocks: Annotated[tuple[Positive, ...], Field(min_length=2)] = (1, 2, 2, 4, 4)
+    """Residual blocks per encoder level, finest first."""
+    norm: Literal["instance", "batch", "group"] = "instance"
+    """Normalisation after each convolution."""
+    deep_supervision: bool = True
+    """Train the coarser decoder levels too."""
+
+    @property
+    def features(self) -> Sizes:
+        """Doubling per level."""
+        return tuple(self.filters * 2**level for level in range(len(self.blocks)))
+
+    @property
+    def stride(self) -> Sizes:
+        """One halving per level but the first."""
+        return (2 ** (len(self.blocks) - 1),) * self.dims
+
+
+class DynUNetConfig(LevelsOptions):
+    """MONAI's DynUNet: nnU-Net v1's topology (Isensee 2021), with residual blocks on demand."""
+
+    name: Literal["dynunet"]
+    residual: bool = False
+    """Residual blocks in encoder and decoder."""
+    norm: Literal["instance", "batch", "group"] = "instance"
+    """Normalisation after each convolution."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability with which whole feature maps are dropped after each convolution."""
+    deep_supervision: bool = True
+    """Train the coarser decoder levels too."""
+
+
+class VNetConfig(HalvingOptions):
+    """V-Net (Milletari 2016): residual stages of 5x5x5 convolutions."""
+
+    name: Literal["vnet"]
+    halvings: ClassVar[int] = 4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Probability with which whole feature maps are dropped in the deeper stages."""
+
+
+class SwinUNETRConfig(HalvingOptions):
+    """Swin UNETR (Hatamizadeh 2022): windowed self-attention in the encoder, convolutions in the decoder."""
+
+    name: Literal["swin_unetr"]
+    halvings: ClassVar[int] = 5  # patch embedding, then four mergings
+    feature_size: Annotated[int, Field(gt=0, multiple_of=12)] = 24
+    """Features after the first stage, a multiple of 12."""
+    version: Literal[1, 2] = 1
+    """2 adds a convolution block before each stage (He 2023)."""
+    norm: Literal["instance", "batch", "group"] = "instance"
+    """Normalisation of the convolutions."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability with which values are dropped in the attention blocks."""
+    checkpointing: bool = False
+    """Compute activations of the encoder again in the backward pass instead of keeping them: less memory, slower."""
+
+    @property
+    def features(self) -> Sizes:
+        """Doubling per stage."""
+        return tuple(self.feature_size * 2**stage for stage in range(5))
+
+
+class MedNeXtConfig(HalvingOptions):
+    """MedNeXt (Roy 2023): ConvNeXt blocks in a U-Net."""
+
+    name: Literal["mednext"]
+    halvings: ClassVar[int] = 4
+    size: Literal["S", "B", "M", "L"] = "S"
+    """Published size."""
+    kernel_size: Literal[3, 5] = 3
+    """Kernel of the depth-wise convolutions."""
+    deep_supervision: bool = True
+    """Train the coarser decoder levels too."""
+
+
+def _name(value: Any) -> str | None:
+    name = value.get("name", "unet") if isinstance(value, dict) else getattr(value, "name", None)
+    return name if isinstance(name, str) else None
+
+
+NetworkConfig = Annotated[
+    Annotated[UNetConfig, Tag("unet")]
+    | Annotated[UNet2015Config, Tag("unet2015")]
+    | Annotated[AttentionUNetConfig, Tag("attention_unet")]
+    | Annotated[ResidualUNetConfig, Tag("residual_unet")]
+    | Annotated[UNetPlusPlusConfig, Tag("unetpp")]
+    | Annotated[EfficientUNetConfig, Tag("efficient_unet")]
+    | Annotated[SegResNetConfig, Tag("segresnet")]
+    | Annotated[DynUNetConfig, Tag("dynunet")]
+    | Annotated[VNetConfig, Tag("vnet")]
+    | Annotated[SwinUNETRConfig, Tag("swin_unetr")]
+    | Annotated[MedNeXtConfig, Tag("mednext")],
+    Discriminator(_name),
+]
+"""What `network:` may hold; without a name it is `unet`."""
+
+
+def option_classes() -> dict[str, type[NetworkOptions]]:
+    """Options class by the name of the network."""
+    return {tag.tag: kind for kind, tag in (get_args(choice) for choice in get_args(get_args(NetworkConfig)[0]))}
+
+
+def shared_options(one: Any, other: Any) -> frozenset[str]:
+    """Options that mean the same to two networks, because they are defined once for both; without `name`."""
+    classes = option_classes()
+    if one not in classes or other not in classes:
+        return frozenset()
+    pair = classes[one], classes[other]
+    common = set(pair[0].model_fields) & set(pair[1].model_fields) - {"name"}
+    return frozenset(key for key in common if _defined_by(pair[0], key) is _defined_by(pair[1], key))
+
+
+def _defined_by(kind: type[NetworkOptions], key: str) -> type:
+    return next(parent for parent in kind.__mro__ if key in get_annotations(parent))

@@ -1,0 +1,94 @@
+"""One line per network of the table: what it takes, what it costs with its default options, where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from medunet.config.networks import NetworkOptions, Sizes
+from medunet.networks.forecast import Forecast, Work, forecast
+from medunet.networks.registry import NETWORKS, Row
+
+SIDE = 64
+"""Voxels per axis of the patch that costs are given for; the next larger patch that a network takes."""
+TRAINED, PREDICTED = 2, 1
+"""Patches at a time."""
+CHANNELS, LABELS = 1, 2
+
+
+@dataclass(frozen=True)
+class Overview:
+    """One network with its default options, in 3D.
+
+    Attributes:
+        name: as in the config.
+        ranks: spatial ranks that it comes in.
+        deep_supervision: whether it trains its coarser outputs too.
+        stride: step between the sizes it takes, per axis.
+        minimum_size: smallest size it takes, per axis.
+        margin: voxels on each side that get no output.
+        parameters: numbers that training changes, for one image channel and two labels.
+        patch: what the costs below are for, in voxels.
+        forward_flops: floating-point operations of one patch, forward.
+        training_bytes: forecast of a training step with two patches: float32, SGD with momentum, on a CPU.
+        inference_bytes: forecast of a forward pass with one patch, float32, on a CPU.
+        export: whether `torch.export` takes it.
+        source: where it was published, and whose code it is.
+    """
+
+    name: str
+    ranks: tuple[int, ...]
+    deep_supervision: bool
+    stride: Sizes
+    minimum_size: Sizes
+    margin: Sizes
+    parameters: int
+    patch: Sizes
+    forward_flops: int
+    training_bytes: int
+    inference_bytes: int
+    export: bool
+    source: str
+
+
+def overview(names: Sequence[str] | None = None) -> Iterator[Overview]:
+    """The networks of the table, each as soon as its costs are known (about two seconds).
+
+    Args:
+        names: of networks; null: all.
+    """
+    for name, row in NETWORKS.items():
+        if names is None or name in names:
+            yield _of(name, row)
+
+
+def _of(name: str, row: Row) -> Overview:
+    options = row.options(name=name)
+    patch = usual_patch(options, (SIDE,) * options.dims)
+    training = _cost(options, Work(size=patch, batch=TRAINED, training=True))
+    inference = _cost(options, Work(size=patch, batch=PREDICTED))
+    return Overview(
+        name=name,
+        ranks=(2, 3),
+        deep_supervision=bool(getattr(options, "deep_supervision", False)),
+        stride=options.stride,
+        minimum_size=options.minimum_size,
+        margin=options.margin,
+        parameters=inference.parameters,
+        patch=patch,
+        forward_flops=inference.flops,
+        training_bytes=training.total_bytes,
+        inference_bytes=inference.total_bytes,
+        export=row.export,
+        source=row.source,
+    )
+
+
+def _cost(options: NetworkOptions, work: Work) -> Forecast:
+    return forecast(options, CHANNELS, LABELS, work)
+
+
+def usual_patch(options: NetworkOptions, size: Sizes) -> Sizes:
+    """The smallest patch of at least `size` that a network takes and, if it has a margin, that tiles an image."""
+    tile = tuple(2 * side + step if side else 0 for side, step in zip(options.margin, options.stride, strict=True))
+    return options.padded(tuple(max(n, least) for n, least in zip(size, tile, strict=True)))

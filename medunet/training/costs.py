@@ -1,0 +1,31 @@
+"""What a training will cost, told from its configuration before anything is allocated."""
+
+from __future__ import annotations
+
+import torch
+
+from medunet.config.schema import Config
+from medunet.engines.device import resolve_precision
+from medunet.labels import LabelMap
+from medunet.networks.forecast import Forecast, Work, forecast
+
+
+def training_forecast(config: Config, device: torch.device) -> Forecast:
+    """Costs of one training step, as `networks.forecast` tells them; takes a few seconds and no memory.
+
+    Args:
+        config: from `load_config`. Whatever its loss, that of dice and cross-entropy is counted.
+        device: where to train.
+    """
+    train = config.train
+    has_state = train.optimizer.name == "adamw" or train.optimizer.momentum > 0
+    work = Work(
+        size=train.patch_size,
+        batch=train.batch_size,
+        training=True,
+        precision=resolve_precision(train.precision, device),
+        optimizer=train.optimizer.name if has_state else None,
+        device=device.type,
+    )
+    outputs = LabelMap.from_mapping(config.labels).outputs
+    return forecast(config.network, len(config.data.modality), outputs, work)

@@ -1,0 +1,127 @@
+"""Transfer learning: encoder weights from a local file, and the epochs at the start in which the encoder stands still.
+
+The file is read when a training starts and never again: neither to resume it nor to use the model.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from medunet.config.networks import EncoderOptions
+from medunet.config.schema import Config
+from medunet.errors import ModelError, UsageError
+from medunet.networks.contract import Network, freeze_encoder
+from medunet.networks.encoder_weights import encoder_state
+from medunet.networks.registry import build_network
+
+logger = logging.getLogger("medunet")
+
+_INNER = ("state_dict", "model", "network", "model_state_dict")
+"""Keys under which a checkpoint may keep its weights."""
+
+_REMEDY = "Give a .safetensors file, or a .pt or .pth file with a state dict."
+_NOT_READABLE = (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, ImportError, TypeError)
+
+
+def check_encoder(config: Config) -> None:
+    """Make sure, without building the network, that the encoder weights of a config are there and fit.
+
+    Raises:
+        UsageError: there is no such file.
+        ModelError: it holds no weights, or those of another encoder.
+    """
+    options = config.network
+    if isinstance(options, EncoderOptions) and options.encoder_weights is not None:
+        with torch.device("meta"):
+            network = build_network(options, len(config.data.modality), 1)
+        _fitted(network, options)
+
+
+def load_encoder(network: Network, config: Config) -> None:
+    """Load the encoder weights that a config names, if it names any.
+
+    Args:
+        network: as built from the config; changed in place.
+        config: the whole configuration.
+
+    Raises:
+        UsageError, ModelError: as `check_encoder`.
+    """
+    options = config.network
+    if isinstance(options, EncoderOptions) and options.encoder_weights is not None:
+        (encoder,) = network.encoder_layers()
+        encoder.load_state_dict(_fitted(network, options))
+        logger.info("The encoder starts with the weights of %s.", options.encoder_weights)
+
+
+def hold_encoder(network: Network, config: Config, iteration: int) -> None:
+    """Freeze the encoder in the first `network.frozen_epochs` epochs and let it go after them; call it after `train()`.
+
+    Args:
+        network: in training mode.
+        config: the whole configuration.
+        iteration: the step that comes, from 1.
+    """
+    epochs = config.network.frozen_epochs if isinstance(config.network, EncoderOptions) else 0
+    if epochs:
+        freeze_encoder(network, frozen=(iteration - 1) // config.train.iterations_per_epoch < epochs)
+
+
+def _fitted(network: Network, options: EncoderOptions) -> dict[str, Tensor]:
+    path = Path(options.encoder_weights or "")
+    (encoder,) = network.encoder_layers()
+    return encoder_state(encoder, read_tensors(path), str(getattr(options, "backbone", options.name)), str(path))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by name, on the CPU; nothing in the file is run.
+
+    Args:
+        path: safetensors, or what `torch.save` wrote: a state dict, or a checkpoint that holds one.
+
+    Raises:
+        UsageError: there is no such file.
+        ModelError: it holds no tensors.
+    """
+    if not path.is_file():
+        raise UsageError(
+            f"There is no file {path} (network.encoder_weights).", "Check the path, or set it to null to do without."
+        )
+    try:
+        content = safetensors.torch.load_file(path) if path.suffix.lower() == ".safetensors" else _unpickled(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{path} is no file of weights, or holds Python objects beside them, which are not opened.",
+            "Save the state dict alone, with torch.save or as safetensors.",
+        ) from error
+    except (*_NOT_READABLE, safetensors.SafetensorError) as error:
+        raise ModelError(f"{path} is no file of weights, or a damaged one.", _REMEDY) from error
+    tensors = _tensors_in(content)
+    if not tensors:
+        raise ModelError(f"{path} holds no tensors by name.", _REMEDY)
+    return tensors
+
+
+def _unpickled(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of old pickles and TorchScript; what cannot be read is refused
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _tensors_in(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    inner = next((content[key] for key in _INNER if isinstance(content.get(key), Mapping)), content)
+    return {name: value for name, value in inner.items() if isinstance(name, str) and isinstance(value, Tensor)}

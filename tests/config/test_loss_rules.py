@@ -1,0 +1,75 @@
+"""Which `loss:` sections work."""
+
+from __future__ import annotations
+
+import pytest
+
+from medunet.config.load import parse_config
+from medunet.errors import ConfigError
+
+LABELS = "{background: 0, liver: 1, spleen: 2}"
+BRATS = "{background: 0, whole: [1, 2, 3], core: [2, 3], enhancing: 3}"
+
+
+def problems(text: str) -> list[tuple[str, str]]:
+    labels = "" if "labels:" in text else f"labels: {LABELS}\n"
+    try:
+        parse_config(f"name: t\n{labels}{text}")
+    except ConfigError as error:
+        return [(problem.what, str(problem)) for problem in error.problems]
+    return []
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "words"),
+    [
+        ("loss: {name: tversky, alpha: 0, beta: 0}", "loss.beta", "no error would count"),
+        ("loss: [{name: dice}, {name: focal_tversky, alpha: 0, beta: 0}]", "loss.1.beta", "no error would count"),
+        (
+            "loss: [{name: boundary_weighted_ce}, {name: dice}, {name: boundary_weighted_ce, sigma: 3}]",
+            "loss.2.name",
+            "one weight map",
+        ),
+        (f"labels: {BRATS}\nloss: {{name: iou, background: true}}", "loss.background", "no output for the background"),
+    ],
+)
+def test_a_combination_that_cannot_work_is_refused(text: str, what: str, words: str) -> None:
+    ((found, message),) = problems(text)
+    assert found == what
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "loss: {name: tversky, alpha: 0}",
+        "loss: {name: focal_tversky, beta: 0}",
+        "loss: [{name: dice, background: true}, {name: boundary_weighted_ce}, {name: topk_ce, percent: 5}]",
+        "loss: [{name: cross_entropy, class_weights: {background: 0.5, liver: 2}, label_smoothing: 0.1}]",
+        f"labels: {BRATS}\nloss: [{{name: dice, batch: true}}, {{name: bce, class_weights: {{core: 2}}}}]",
+        "loss: [{name: dice}, {name: cldice, iterations: 3}, {name: surface}, {name: hausdorff, alpha: 1}]",
+    ],
+)
+def test_what_works_is_taken(text: str) -> None:
+    assert problems(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("loss: {name: focal, gamma: -1}", "loss.gamma"),
+        ("loss: {name: focal_tversky, gamma: 0.5}", "loss.gamma"),
+        ("loss: {name: topk_ce, percent: 0}", "loss.percent"),
+        ("loss: {name: topk_ce, percent: 101}", "loss.percent"),
+        ("loss: {name: cross_entropy, label_smoothing: 1}", "loss.label_smoothing"),
+        ("loss: {name: cross_entropy, class_weights: {liver: 0}}", "loss.class_weights.liver"),
+        ("loss: {name: cldice, iterations: 0}", "loss.iterations"),
+        ("loss: {name: hausdorff, alpha: 0}", "loss.alpha"),
+        ("loss: {name: boundary_weighted_ce, sigma: 0}", "loss.sigma"),
+        ("loss: {name: dice, weight: 0}", "loss.weight"),
+        ("loss: {name: dice, alpha: 0.3}", "loss.alpha"),
+        ("loss: {name: lovasz}", "loss.name"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_where_it_stands(text: str, what: str) -> None:
+    assert [found for found, _ in problems(text)] == [what]
