@@ -23,10 +23,10 @@ docs: export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-gpu lint format docs bench peers clean
+.PHONY: help setup demo test test-slow test-gpu lint format docs bench bench-networks peers clean
 
 help:  ## list the chores
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "medunet needs Python 3.10 or later, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3")'
@@ -66,6 +66,9 @@ test-gpu: $(STAMP)  ## the tests that need a CUDA device
 
 bench: $(STAMP)  ## measure; prints figures
 	$(BIN)/pytest tests/benchmarks -m benchmark --capture=no $(ARGS)
+
+bench-networks: $(STAMP)  ## train every network 200 steps on the hippocampus (HIPPOCAMPUS=its folder); writes docs/networks.md
+	$(BIN)/python tests/benchmarks/networks.py $(ARGS)
 
 format: $(STAMP)  ## sort imports and lay out the code
 	$(BIN)/ruff check --fix-only medunet tests docs

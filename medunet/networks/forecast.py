@@ -29,6 +29,14 @@ _LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
 _STATES = {"sgd": 1, "adamw": 2}
 """Numbers that an optimizer keeps per parameter: momentum, or mean and variance."""
 
+LIBRARY_BYTES = 15 * 2**20
+"""Machine code and buffers that oneDNN makes for new shapes."""
+TRAINING_GAPS, INFERENCE_GAPS = 0.4, 0.65
+"""What lies idle between the tensors of the heap, as a part of those that come and go.
+
+These three are fitted: docs/networks.md.
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
@@ -87,14 +95,29 @@ def forecast(options: NetworkOptions, in_channels: int, out_channels: int, work:
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flops})
     with FakeTensorMode(allow_non_fake_inputs=True), Ledger(processor=work.device == "cpu") as ledger, counter:
         _without_memory(network)
-        parameters = parameter_count(network)
+        parameters, still = parameter_count(network), ledger.heap
         shape = (work.batch, in_channels, *options.padded(tuple(work.size)))
         image = torch.empty(shape).contiguous(memory_format=_LAYOUTS[options.dims])
         if work.training:
             _train(network, image, work)
         else:
             _infer(network, image, work)
-    return Forecast(parameters, int(counter.get_total_flops()), ledger.peak - ledger.copies, ledger.beside)
+    beside = _beside(ledger, still, work) if work.device == "cpu" else 0
+    return Forecast(parameters, int(counter.get_total_flops()), ledger.peak - ledger.copies, beside)
+
+
+def _beside(ledger: Ledger, still: int, work: Work) -> int:
+    """Bytes of working copies, libraries and gaps.
+
+    Gradients leave gaps too, but in prediction the weights lie still.
+
+    Args:
+        ledger: of the work.
+        still: bytes of weights in the heap.
+        work: what was done.
+    """
+    gaps = TRAINING_GAPS * ledger.heap_peak if work.training else INFERENCE_GAPS * (ledger.heap_peak - still)
+    return ledger.copies + LIBRARY_BYTES + int(gaps)
 
 
 def _laid_out(options: NetworkOptions, in_channels: int, out_channels: int) -> Network:

@@ -28,43 +28,33 @@ MIB = 2**20
 
 def measure(name: str, data: str, iterations: int) -> dict[str, Any]:
     """Train one network here and give its row."""
-    import monai.networks.nets  # noqa: F401 - what is loaded now is no cost of the network
-    import psutil
     import torch
 
     from medunet.config.load import load_config
-    from medunet.inference.memory import peak_bytes, reset_peak
+    from medunet.engines.device import resolve_precision
     from medunet.labels import LabelMap
     from medunet.networks.forecast import Work, forecast
     from medunet.training.observe import Observer, Step
     from medunet.training.run import train
 
     class Watch(Observer):
-        """Times between steps, and the peak while they were made."""
+        """When the steps were done."""
 
         def __init__(self) -> None:
             self.times: list[float] = []
-            self.peak = 0
 
         def step(self, step: Step) -> None:  # noqa: ARG002
-            if not self.times:
-                reset_peak()  # what checks and preprocessing took is over
             self.times.append(time.monotonic())
-            self.peak = peak_bytes() or 0
 
     per_epoch = max(1, iterations // 2)
     config = load_config(
         f"hippocampus/{name}.yaml", data=data, overrides=[f"train.iterations_per_epoch={per_epoch}", "train.epochs=2"]
     )
-    torch.nn.functional.conv3d(torch.zeros(1, 1, 8, 8, 8), torch.zeros(1, 1, 3, 3, 3))
-    before = psutil.Process().memory_info().rss
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
         result = train(config, Path(folder) / "run", device="cpu", observer=watch)
     gaps = [b - a for a, b in zip(watch.times, watch.times[1:], strict=False)]
     labels = LabelMap.from_mapping(config.labels)
-    from medunet.engines.device import resolve_precision
-
     precision = resolve_precision(config.train.precision, torch.device("cpu"))
     work = Work(
         size=config.train.patch_size,
@@ -85,11 +75,27 @@ def measure(name: str, data: str, iterations: int) -> dict[str, Any]:
         "parameters": cost.parameters,
         "gflop": single.flops / 1e9,
         "seconds": statistics.median(gaps) if gaps else None,
-        "measured": watch.peak - before,
+        "measured": memory_of_a_step(config),
         "forecast": cost.total_bytes,
         "dice": result.validation.mean if result.validation else None,
         "iterations": len(watch.times),
     }
+
+
+def memory_of_a_step(config: Any) -> int:
+    """Bytes that training steps take, measured in a process of their own (`memory_of.py`)."""
+    train = config.train
+    case = {
+        "network": config.network.model_dump(mode="json"),
+        "size": list(train.patch_size),
+        "batch": train.batch_size,
+        "training": True,
+        "precision": train.precision,
+        "optimizer": train.optimizer.name,
+    }
+    command = [sys.executable, str(Path(__file__).with_name("memory_of.py")), json.dumps(case)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(json.loads(done.stdout.splitlines()[-1])["bytes"])
 
 
 def row(entry: dict[str, Any]) -> str:
@@ -97,7 +103,8 @@ def row(entry: dict[str, Any]) -> str:
     if "error" in entry:
         return f"| `{entry['name']}` | failed: {entry['error']} | | | | | | |"
     return (
-        f"| `{entry['name']}` | {entry['patch']} | {entry['parameters'] / 1e6:.2f} | {entry['gflop']:.1f} | "
+        f"| `{entry['name']}` | {entry['batch']} x {entry['patch']} "
+        f"| {entry['parameters'] / 1e6:.2f} | {entry['gflop']:.1f} | "
         f"{entry['seconds']:.2f} | {entry['measured'] / MIB:.0f} | {entry['forecast'] / MIB:.0f} "
         f"({entry['forecast'] / entry['measured']:.2f}) | {entry['dice']:.3f} |"
     )
@@ -109,12 +116,12 @@ def table(entries: list[dict[str, Any]], command: str) -> str:
     steps = sorted({entry["iterations"] for entry in good})
     precisions = ", ".join(sorted({entry["precision"] for entry in good}))
     lines = [
-        "| network | patch | parameters (M) | GFLOP per patch | s/iteration | memory (MiB) | forecast (MiB, ratio) "
-        "| Dice |",
+        "| network | batch x patch | parameters (M) | GFLOP per patch | s/iteration | memory (MiB) "
+        "| forecast (MiB, ratio) | Dice |",
         "|---|---|---|---|---|---|---|---|",
         *(row(entry) for entry in entries),
         "",
-        f"Made with `{command}` ({', '.join(map(str, steps))} iterations, {precisions}, batch 2) on {machine()}.",
+        f"Made with `{command}` ({', '.join(map(str, steps))} iterations, {precisions}) on {machine()}.",
     ]
     return "\n".join(lines)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import yaml
 from PIL import Image
 
 from medunet.cli.main import main
+from medunet.config.catalogue import networks
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 
@@ -423,15 +426,75 @@ class TestUnknown:
         assert medunet(*arguments)[0] == 2
 
 
-class TestLists:
-    @pytest.mark.parametrize(("option", "name"), [("--networks", "unet"), ("--losses", "dice")])
-    def test_lists_are_json_or_text(self, medunet, option, name):
-        code, out, _ = medunet(option, "--json")
+OPTION_KEYS = {"name", "default", "words", "allowed", "description"}
+
+
+class TestLosses:
+    def test_they_are_json_or_text(self, medunet):
+        code, out, _ = medunet("--losses", "--json")
         assert code == 0
-        assert json.loads(out)[0]["name"] == name
-        assert {"name", "default", "words", "allowed", "description"} == set(json.loads(out)[0]["options"][0])
-        code, out, _ = medunet(option)
-        assert out.startswith(f"{name}: ")
+        first = json.loads(out)[0]
+        assert set(first["options"][0]) == OPTION_KEYS
+        code, out, _ = medunet("--losses")
+        assert out.startswith(f"{first['name']}: ")
+
+
+class TestNetworks:
+    @pytest.fixture
+    def two(self, monkeypatch):
+        """Two networks only: the costs of one take seconds."""
+        from medunet.networks import overview
+
+        monkeypatch.setattr(overview, "NETWORKS", {name: overview.NETWORKS[name] for name in ("unet", "unet2015")})
+
+    @pytest.mark.usefixtures("two")
+    def test_the_table_says_what_they_take_and_cost(self, medunet):
+        code, out, err = medunet("--networks")
+        assert (code, err) == (0, "")
+        head, unet, old, *rest = out.splitlines()
+        assert re.split(r"  +", head) == [
+            *("network", "rank", "deep supervision", "stride", "minimum", "parameters", "patch", "GFLOP"),
+            *("training", "inference", "export", "source"),
+        ]
+        assert re.split(r"  +", unet)[:8] == ["unet", "2D, 3D", "yes", "16", "16", "16.5 M", "64", "118"]
+        assert re.split(r"  +", old)[:7] == ["unet2015", "2D, 3D", "no", "8", "92", "19.1 M", "100"]
+        assert re.search(r"  [1-2]\.\d GiB +0\.\d\d GiB  yes     Isensee 2021, 2024; ours$", unet)
+        assert any(line.startswith("  channels ") for line in rest)
+
+    @pytest.mark.usefixtures("two")
+    def test_json_holds_costs_and_options(self, medunet):
+        code, out, _ = medunet("--networks", "--json")
+        unet, old = json.loads(out)
+        assert code == 0
+        assert set(unet["options"][0]) == OPTION_KEYS
+        assert (unet["name"], unet["ranks"], unet["deep_supervision"]) == ("unet", [2, 3], True)
+        assert (old["stride"], old["minimum_size"], old["margin"]) == ([8] * 3, [92] * 3, [44] * 3)
+        assert 16.5e6 < unet["parameters"] < 16.6e6
+        assert 4 * unet["parameters"] < unet["inference_bytes"] < unet["training_bytes"] < 2**31
+        assert unet["export"] is True
+        assert "Isensee" in unet["source"]
+
+    @pytest.mark.usefixtures("two")
+    def test_one_can_be_asked_for(self, medunet):
+        code, out, _ = medunet("--networks", "unet2015")
+        lines = out.splitlines()
+        assert code == 0
+        assert lines[1].startswith("unet2015 ")
+        assert "unet: " not in out
+
+    def test_one_that_does_not_exist_is_a_usage_error(self, medunet):
+        code, out, err = medunet("--networks", "unet2016")
+        assert (code, out) == (2, "")
+        assert '"unet2016" is no network. Did you mean unet2015?' in " ".join(err.split())
+        assert "There are unet, " in medunet("--networks", "zzz")[2]
+
+    @pytest.mark.slow
+    def test_the_whole_table_takes_less_than_a_minute(self, medunet):
+        start = time.monotonic()
+        code, out, _ = medunet("--networks", "--json")
+        assert code == 0
+        assert {row["name"] for row in json.loads(out)} == {network.name for network in networks()}
+        assert time.monotonic() - start < 60
 
 
 @pytest.mark.parametrize("what", ["image", "model", "--losses"])

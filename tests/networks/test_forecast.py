@@ -47,31 +47,31 @@ def patch_of(options: Any) -> tuple[int, ...]:
 
 def real_peak(options: Any, work: Work) -> int:
     """Bytes that tensors hold at most in the same work, done with real ones."""
-    network = place(build_network(options, 1, 3), options.dims, torch.device("cpu"))
-    weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
-    image = torch.rand(work.batch, 1, *work.size)
     with Ledger(processor=False) as ledger:
-        image = image.contiguous(memory_format=module._LAYOUTS[options.dims])
+        network = place(build_network(options, 1, 3), options.dims, torch.device("cpu"))
+        image = torch.rand(work.batch, 1, *work.size).contiguous(memory_format=module._LAYOUTS[options.dims])
+        ledger.peak = ledger.live
         (module._train if work.training else module._infer)(network, image, work)
-    return ledger.peak + weights
+    return ledger.peak
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    ("name", "training"), [*((name, False) for name in NETWORKS), ("unet", True), ("unet2015", True), ("dynunet", True)]
+)
 def test_tensors_without_memory_add_up_to_what_real_ones_hold(name, training):
     options = small(name)
     work = Work(size=patch_of(options), batch=2, training=training, device="cuda")
-    assert forecast(options, 1, 3, work).tensor_bytes == pytest.approx(real_peak(options, work), rel=0.02)
+    assert forecast(options, 1, 3, work).tensor_bytes == pytest.approx(real_peak(options, work), rel=0.01)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_same_in_half_precision(dims):
     options = small("unet", dims)
     work = Work(size=(16,) * dims, batch=2, training=True, precision=torch.bfloat16, device="cuda")
-    assert forecast(options, 1, 3, work).tensor_bytes == pytest.approx(real_peak(options, work), rel=0.02)
+    assert forecast(options, 1, 3, work).tensor_bytes == pytest.approx(real_peak(options, work), rel=0.01)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["unet", "efficient_unet"])
 def test_parameters_are_those_of_the_real_network(name):
     options = small(name)
     counted = parameter_count(build_network(options, 2, 3))
@@ -177,6 +177,7 @@ def test_large_blocks_leave_no_gaps():
     assert ledger.heap_peak == HEAP_BLOCK - 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="how memory is counted and given is that of Linux")
 def test_the_forecast_is_within_a_quarter_of_the_measured():
     """One small case; tests/benchmarks/test_forecast.py has all networks."""
