@@ -11,7 +11,7 @@ from medunet.networks.forecast import Forecast, Work, forecast
 
 
 def training_forecast(config: Config, device: torch.device) -> Forecast:
-    """Costs of one training step, as `networks.forecast` tells them; takes a few seconds and no memory.
+    """Costs of one training step, as `networks.forecast` tells them; takes a second or a few and no memory.
 
     Args:
         config: from `load_config`. Whatever its loss, that of dice and cross-entropy is counted.
@@ -29,3 +29,13 @@ def training_forecast(config: Config, device: torch.device) -> Forecast:
     )
     outputs = LabelMap.from_mapping(config.labels).outputs
     return forecast(config.network, len(config.data.modality), outputs, work)
+
+
+def costs_in_words(config: Config, device: torch.device) -> str:
+    """One sentence for the log; says so where the network cannot be run without values."""
+    try:
+        cost = training_forecast(config, device)
+    except RuntimeError:  # torch's for operations whose outcome depends on values
+        return "What a step will take cannot be told for this network."
+    memory = cost.total_bytes / 2**30
+    return f"{cost.parameters / 1e6:.1f} million parameters; a step will take about {memory:.1f} GiB of memory."
