@@ -21,6 +21,7 @@ REQUIRED = {
     "scipy": "scipy",
     "SimpleITK": "SimpleITK",
     "itk": "itk",
+    "einops": "einops",
     "torch": "torch",
     "typer": "typer",
 }
