@@ -92,7 +92,7 @@ def test_the_page_changes_three_files_and_adds_one() -> None:
         "medunet/networks/registry.py",
         "tests/networks/test_contract.py",
     }
-    assert len(notes) == 7
+    assert len(notes) == 6
 
 
 def test_the_command_lists_the_network_and_its_options(root: Path) -> None:
