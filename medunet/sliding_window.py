@@ -20,7 +20,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from medunet.config.networks import NetworkOptions
+from medunet.config.network_options import NetworkOptions
 from medunet.errors import DataError
 from medunet.mirror import mirrored
 

@@ -111,7 +111,8 @@ class BoundaryWeightedConfig(LossOptions):
     """Cross-entropy with the weight map of the 2015 U-Net: class balance, and narrow gaps between cells.
 
     w = w_c + w0 exp(-(d1 + d2)^2 / (2 sigma^2)), d1 and d2 being the distances to the nearest and second nearest
-    cell (Ronneberger 2015, equation 2). Computed once per case and kept with the preprocessed case.
+    cell (Ronneberger 2015, equation 2). Cells are connected through faces. The second term is 0 inside of cells, as it
+    is in the authors' code. Computed once per case and kept with the preprocessed case.
     """
 
     name: Literal["boundary_weighted_ce"]
@@ -120,9 +121,9 @@ class BoundaryWeightedConfig(LossOptions):
     sigma: PositiveFloat = 5.0
     """Width of the second term in voxels of the network's grid."""
     balance: bool = True
-    """Weigh labels by the inverse of their frequency in the case (mean 1); false: w_c is 1 everywhere."""
+    """Weigh labels by the inverse of their frequency in the case (mean 1), at most 100 to 1; false: w_c is 1."""
     cells: str | None = None
-    """Label whose connected components are the cells, `background` included; null: all structures."""
+    """Label whose connected components are the cells, `background` included; null: of all outermost structures."""
 
 
 class HausdorffConfig(LossOptions):

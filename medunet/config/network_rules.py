@@ -8,14 +8,8 @@ from typing import Any
 
 from medunet.config.document import KeyPath
 from medunet.config.finding import Finding, in_brackets
-from medunet.config.networks import (
-    NORM_GROUPS,
-    DynUNetConfig,
-    EncoderOptions,
-    LevelsOptions,
-    NetworkOptions,
-    UNetOptions,
-)
+from medunet.config.network_options import NORM_GROUPS, EncoderOptions, LevelsOptions, NetworkOptions
+from medunet.config.networks import DynUNetConfig, UNetOptions
 from medunet.config.schema import Config
 
 _PATCH: KeyPath = ("train", "patch_size")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from medunet.config.networks import NORM_GROUPS
+from medunet.config.network_options import NORM_GROUPS
 
 Sizes = tuple[int, ...]
 _Layer = dict[int, Callable[..., nn.Module]]

@@ -9,7 +9,7 @@ import math
 
 from torch import Tensor, nn
 
-from medunet.config.networks import NetworkOptions
+from medunet.config.network_options import NetworkOptions
 from medunet.errors import DataError
 
 Sizes = tuple[int, ...]

@@ -20,7 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from medunet.config.networks import NetworkOptions
+from medunet.config.network_options import NetworkOptions
 from medunet.networks.contract import Network, parameter_count
 from medunet.networks.ledger import Ledger
 from medunet.networks.registry import NETWORKS

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medunet.config.network_options import NORM_GROUPS, NetworkOptions
 from medunet.config.networks import (
-    NORM_GROUPS,
     DynUNetConfig,
     MedNeXtConfig,
-    NetworkOptions,
     SegResNetConfig,
     SwinUNETRConfig,
     UNetPlusPlusConfig,

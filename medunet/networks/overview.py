@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from medunet.config.networks import NetworkOptions, Sizes
+from medunet.config.network_options import NetworkOptions, Sizes
 from medunet.networks.forecast import Forecast, Work, forecast
 from medunet.networks.registry import NETWORKS, Row
 

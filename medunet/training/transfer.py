@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from medunet.config.networks import EncoderOptions
+from medunet.config.network_options import EncoderOptions
 from medunet.config.schema import Config
 from medunet.errors import ModelError, UsageError
 from medunet.networks.contract import Network, freeze_encoder

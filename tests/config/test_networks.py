@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medunet.config.load import parse_config
+from medunet.config.network_options import NetworkOptions
 from medunet.config.networks import (
     DynUNetConfig,
-    NetworkOptions,
     SwinUNETRConfig,
     UNet2015Config,
     UNetConfig,

@@ -18,7 +18,8 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from medunet.config.networks import NetworkConfig, NetworkOptions, UNetConfig
+from medunet.config.network_options import NetworkOptions
+from medunet.config.networks import NetworkConfig, UNetConfig
 from medunet.config.schema import Config
 from medunet.errors import DataError
 from medunet.model import load_model, save_model
@@ -126,7 +127,7 @@ def ample_size(config: NetworkOptions) -> tuple[int, ...]:
 def odd_size(config: NetworkOptions) -> tuple[int, ...]:
     """One voxel above the smallest size on the first axis, one below on the second, a few on the last."""
     above, below, *rest = config.minimum_size
-    return (above + 1, below - 1, *(5 for _ in rest))
+    return (above + 1, max(1, below - 1), *(5 for _ in rest))
 
 
 def test_every_network_of_the_table_is_tested() -> None:

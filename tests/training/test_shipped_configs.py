@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from medunet.config.load import load_config, shipped_configs
+from medunet.networks.registry import NETWORKS
 from medunet.training.observe import Observer, Step
 from medunet.training.run import train
 
@@ -18,6 +19,9 @@ DECATHLON = {
     "ct_spleen.yaml": ("CT", {"0": "background", "1": "spleen"}),
     "mr_hippocampus.yaml": ("MRI", {"0": "background", "1": "Anterior", "2": "Posterior"}),
 }
+NETWORK_CONFIGS = [f"hippocampus/{name}.yaml" for name in NETWORKS]
+"""One variant of each network, on the data of `mr_hippocampus.yaml`."""
+
 FAST = [
     "network.channels=[4, 8, 8, 8, 8]",
     "network.blocks=1",
@@ -76,5 +80,15 @@ def test_a_shipped_config_as_it_is_makes_its_first_step(name: str, tmp_path: Pat
         train(load_config(name, data=data), tmp_path / "run", device="cpu", observer=FirstStep())
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", NETWORK_CONFIGS)
+def test_the_config_of_each_network_makes_its_first_step(name: str, tmp_path: Path) -> None:
+    data = decathlon(tmp_path / "data", *DECATHLON["mr_hippocampus.yaml"])
+    config = load_config(name, data=data, overrides=["data.folds=5"])
+    with pytest.raises(Enough):
+        train(config, tmp_path / "run", device="cpu", observer=FirstStep())
+
+
 def test_every_shipped_data_config_is_tried() -> None:
-    assert set(shipped_configs()) == {*DECATHLON, "demo.yaml"}
+    assert set(shipped_configs()) == {*DECATHLON, *NETWORK_CONFIGS, "demo.yaml"}
