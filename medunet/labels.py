@@ -57,6 +57,12 @@ def _colour(index: int) -> tuple[int, int, int]:
     return int(red * 255), int(green * 255), int(blue * 255)
 
 
+def shares_values(values: Mapping[str, Sequence[int]]) -> bool:
+    """Whether some value belongs to several of the labels; where none of them clash, some then lie inside of others."""
+    numbers = [number for members in values.values() for number in set(members)]
+    return len(set(numbers)) < len(numbers)
+
+
 @dataclass(frozen=True)
 class Clash:
     """A label whose values cannot stand beside those of another: the two names, why (a predicate), what to do."""
@@ -194,7 +200,7 @@ class LabelMap:
     @cached_property
     def nested(self) -> bool:
         """Whether some label lies inside of another; then each has a probability of its own (sigmoid)."""
-        return int(self.membership.sum()) > len(self)
+        return shares_values({label.name: label.values for label in self.labels})
 
     @property
     def outputs(self) -> int:

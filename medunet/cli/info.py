@@ -120,17 +120,20 @@ def _cells(row: Overview) -> Mapping[str, str]:
     def sizes(values: tuple[int, ...]) -> str:
         return str(values[0]) if len(set(values)) == 1 else "x".join(map(str, values))
 
+    def number(value: int | None, unit: float, form: str) -> str:
+        return "?" if value is None else format(value / unit, form)
+
     return {
         "network": row.name,
         "rank": ", ".join(f"{rank}D" for rank in row.ranks),
         "deep supervision": "yes" if row.deep_supervision else "no",
         "stride": sizes(row.stride),
         "minimum": sizes(row.minimum_size),
-        "parameters": f"{row.parameters / 1e6:5.1f} M",
+        "parameters": f"{number(row.parameters, 1e6, '5.1f')} M",
         "patch": f"{sizes(row.patch):<5}",
-        "GFLOP": f"{row.forward_flops / 1e9:5.0f}",
-        "training": f"{row.training_bytes / _GIB:4.1f} GiB",
-        "inference": f"{row.inference_bytes / _GIB:5.2f} GiB",
+        "GFLOP": number(row.forward_flops, 1e9, "5.0f"),
+        "training": f"{number(row.training_bytes, _GIB, '4.1f')} GiB",
+        "inference": f"{number(row.inference_bytes, _GIB, '5.2f')} GiB",
         "export": "yes" if row.export else "no",
         "source": row.source,
     }

@@ -37,9 +37,7 @@ def annotated_names(case_id: str, annotated: Mapping[str, Sequence[str]]) -> fro
     return frozenset(name for names in found for name in names) if found else None
 
 
-def annotated_labels(case_id: str, annotated: Mapping[str, Sequence[str]], labels: LabelMap) -> tuple[bool, ...] | None:
-    """Whether a case was annotated for each label, by index (background: always); None: for all. See above."""
+def annotated_labels(case_id: str, annotated: Mapping[str, Sequence[str]], labels: LabelMap) -> tuple[bool, ...]:
+    """Whether a case was annotated for each label, by index (background: always). See above."""
     names = annotated_names(case_id, annotated)
-    if names is None or names.issuperset(label.name for label in labels.foreground):
-        return None
-    return (True, *(label.name in names for label in labels.foreground))
+    return (True, *(names is None or label.name in names for label in labels.foreground))

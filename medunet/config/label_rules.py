@@ -1,4 +1,4 @@
-"""Rules for the `labels:` section, and for every key that names a label.
+"""Rules for the `labels:` section, for every key that names a label, and for what has no effect on nested ones.
 
 A value may belong to several labels if they lie inside of each other; `labels.clashes` says when they do not.
 """
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from medunet.config.document import KeyPath, as_written
 from medunet.config.finding import Finding
-from medunet.config.losses import BceConfig, BoundaryWeightedConfig
+from medunet.config.losses import BceConfig, BoundaryWeightedConfig, OverlapOptions
 from medunet.config.schema import Config
-from medunet.labels import BACKGROUND, IGNORE, clashes
+from medunet.labels import BACKGROUND, IGNORE, clashes, shares_values
 
 _LONGEST_NAME = 64
 _INT32 = range(-(2**31), 2**31)
@@ -117,8 +117,7 @@ def _loss_names(config: Config) -> Iterator[Finding]:
 
 
 def _background_weight(config: Config) -> Iterator[Finding]:
-    values = [value for numbers in _label_values(config).values() for value in set(numbers)]
-    nested = len(set(values)) < len(values)
+    nested = shares_values(_label_values(config))
     for index, term in enumerate(config.loss):
         if BACKGROUND in (getattr(term, "class_weights", None) or ()) and (nested or isinstance(term, BceConfig)):
             why = (
@@ -128,6 +127,20 @@ def _background_weight(config: Config) -> Iterator[Finding]:
                 (("loss", index, "class_weights", BACKGROUND), ("labels",)),
                 f"would have no effect: {why} with the rest, and there is no output for the background.",
                 hint="Leave it out.",
+            )
+
+
+def _nested_background(config: Config) -> Iterator[Finding]:
+    if not shares_values(_label_values(config)):
+        return
+    for index, term in enumerate(config.loss):
+        if isinstance(term, OverlapOptions) and term.background:
+            yield Finding(
+                (("loss", index, "background"), ("labels",)),
+                "would have no effect: of labels that lie inside of each other each is compared with the rest, and "
+                "there is no output for the background.",
+                "true",
+                "Leave it out.",
             )
 
 
@@ -150,4 +163,5 @@ LABEL_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _postprocess,
     _loss_names,
     _background_weight,
+    _nested_background,
 )

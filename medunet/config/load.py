@@ -73,6 +73,18 @@ def parse_config(text: str, *, name: str = "configuration", folder: str | Path =
     return _finished(_with_base(document, Path(folder).absolute() / name, []), name)
 
 
+def read_layers(path: Path) -> dict[str, Any]:
+    """What a configuration file says together with all that it extends, as plain data; nothing of it is checked.
+
+    Raises:
+        ConfigError: one of the files cannot be read, or is not there.
+    """
+    document = _read_chain(path, _display(path), [])
+    if document.problems:
+        raise _error(_display(path), document.problems)
+    return document.data
+
+
 def dump_config(config: Config) -> str:
     """A checked configuration as YAML text with every key; reading it back gives an equal `Config`."""
     data = config.model_dump(mode="json", by_alias=True)

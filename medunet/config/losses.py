@@ -45,24 +45,25 @@ class IouConfig(OverlapOptions):
     name: Literal["iou"]
 
 
-class TverskyConfig(OverlapOptions):
+class TverskyOptions(OverlapOptions):
+    """Options of losses that are made of the Tversky index."""
+
+    alpha: Annotated[float, Field(ge=0)] = 0.3
+    """Weight of false positives."""
+    beta: Annotated[float, Field(ge=0)] = 0.7
+    """Weight of false negatives."""
+
+
+class TverskyConfig(TverskyOptions):
     """1 - Tversky index (Salehi 2017): alpha weighs false positives, beta false negatives."""
 
     name: Literal["tversky"]
-    alpha: Annotated[float, Field(ge=0)] = 0.3
-    """Weight of false positives."""
-    beta: Annotated[float, Field(ge=0)] = 0.7
-    """Weight of false negatives."""
 
 
-class FocalTverskyConfig(OverlapOptions):
+class FocalTverskyConfig(TverskyOptions):
     """(1 - Tversky index) ** (1 / gamma) (Abraham 2019), mean over labels."""
 
     name: Literal["focal_tversky"]
-    alpha: Annotated[float, Field(ge=0)] = 0.3
-    """Weight of false positives."""
-    beta: Annotated[float, Field(ge=0)] = 0.7
-    """Weight of false negatives."""
     gamma: Annotated[float, Field(ge=1, le=3)] = 4 / 3
     """Above 1, labels that are nearly right keep a larger share of the gradient."""
 
@@ -83,7 +84,7 @@ class BceConfig(LossOptions):
     name: Literal["bce"]
     class_weights: ClassWeights | None = None
     """Factors by label name; labels that are not named have 1."""
-    positive_weight: PositiveFloat = 1.0
+    positive_weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Factor for voxels inside of a structure."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Targets 0 and 1 become half of this and 1 less half of this."""
@@ -133,7 +134,7 @@ class HausdorffConfig(LossOptions):
     """
 
     name: Literal["hausdorff"]
-    alpha: PositiveFloat = 2.0
+    alpha: Annotated[float, Field(gt=0, le=4)] = 2.0
     """Exponent of the distances."""
 
 

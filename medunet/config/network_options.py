@@ -28,6 +28,9 @@ class NetworkOptions(Section):
     dims: Literal[2, 3] = 3
     """Spatial rank of the convolutions; 2 on volumes works slice by slice along the last axis."""
 
+    fixed_norm: ClassVar[Norm] = "instance"
+    """What normalises the features where there is no option `norm`."""
+
     @property
     def stride(self) -> Sizes:
         """Step between the sizes that the network takes, per axis: by how much its deepest level is smaller."""
@@ -44,25 +47,64 @@ class NetworkOptions(Section):
         return (0,) * self.dims
 
     @property
+    def least_patch(self) -> Sizes:
+        """Smallest patch to train on, per axis.
+
+        With a margin it leaves at least a stride inside, so that tiles that adjoin stand on one grid of poolings.
+        """
+        tile = (2 * side + step if side else 1 for side, step in zip(self.margin, self.stride, strict=True))
+        return self.padded(tuple(tile))
+
+    @property
     def features(self) -> Sizes:
-        """Features that the option `norm` acts on; empty where there is no such option."""
+        """Features of the levels, finest first; empty where no option tells them."""
         return ()
+
+    @property
+    def coarsest_features(self) -> int:
+        """The fewest features of a level with the deepest level's grid."""
+        return min(self.features[-1:], default=1)
+
+    @property
+    def normalisation(self) -> Norm:
+        """What normalises the features: the option `norm`, where there is one."""
+        chosen: Norm | None = getattr(self, "norm", None)
+        return chosen or self.fixed_norm
 
     def as_trained(self: Options) -> Options:
         """The options as a trained model states them: without what only the start of a training needs."""
         return self
 
     def fits(self, size: Sizes) -> bool:
-        """Whether the network takes an image of this size as it is, without padding."""
+        """Whether the network takes an image of this size as it is, without padding.
+
+        One that leaves its norm a single value (`leaves_one_value`) it pads all the same.
+        """
         return len(size) == self.dims and tuple(size) == self.padded(size)
 
     def padded(self, size: Sizes) -> Sizes:
         """The smallest size that the network takes and that holds `size`."""
         return self._on_grid(size, math.ceil)
 
-    def nearest(self, size: Sizes) -> Sizes:
-        """The size that the network takes and that is nearest to `size`."""
-        return self._on_grid(size, round)
+    def leaves_one_value(self, size: Sizes, batch: int) -> bool:
+        """Whether the norm at the deepest level has a single value to go by in training; torch refuses that.
+
+        Args:
+            size: of the images, one that the network takes.
+            batch: images at a time.
+        """
+        voxels = math.prod(n // step for n, step in zip(size, self.stride, strict=True))
+        per_voxel = {"instance": 1, "batch": batch, "group": max(1, self.coarsest_features // NORM_GROUPS), "none": 2}
+        return voxels * per_voxel[self.normalisation] < 2
+
+    def nearest_patch(self, size: Sizes, batch: int) -> Sizes:
+        """The patch to train on, `batch` at a time, that is nearest to `size`."""
+        patch = self._on_grid(tuple(map(max, size, self.least_patch)), round)
+        if not self.leaves_one_value(patch, batch):
+            return patch
+        larger = [n + step for n, step in zip(patch, self.stride, strict=True)]
+        axis = min(range(self.dims), key=lambda axis: larger[axis] - size[axis])
+        return (*patch[:axis], larger[axis], *patch[axis + 1 :])
 
     def _on_grid(self, size: Sizes, rounded: Any) -> Sizes:
         return tuple(
@@ -88,8 +130,14 @@ class LevelsOptions(NetworkOptions):
 
     @property
     def features(self) -> Sizes:
-        """Those of the levels."""
+        """The option `channels`."""
         return self.channels
+
+    @property
+    def coarsest_features(self) -> int:
+        """The fewest features of a level with the deepest level's grid: strides may be 1."""
+        last = max((level for level, steps in enumerate(self.level_strides) if max(steps) > 1), default=0)
+        return min(self.channels[last:])
 
     @property
     def level_strides(self) -> tuple[Sizes, ...]:

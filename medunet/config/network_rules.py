@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ from medunet.config.networks import DynUNetConfig, UNetOptions
 from medunet.config.schema import Config
 
 _PATCH: KeyPath = ("train", "patch_size")
+_NAME: KeyPath = ("network", "name")
 _DIMS: KeyPath = ("network", "dims")
 _CHANNELS: KeyPath = ("network", "channels")
 _STRIDES: KeyPath = ("network", "strides")
@@ -88,7 +88,7 @@ def _dynunet(config: Config) -> Iterator[Finding]:
         return
     if len(network.channels) < 3:
         rule = "must have three levels or more for dynunet."
-        yield Finding((_CHANNELS, ("network", "name")), rule, in_brackets(network.channels), "unet takes two.")
+        yield Finding((_CHANNELS, _NAME), rule, in_brackets(network.channels), "unet takes two.")
     for level, (strides, kernels) in enumerate(zip(network.level_strides, network.level_kernels, strict=False)):
         if any(step > size + 1 for step, size in zip(strides, kernels, strict=False)):
             yield Finding(
@@ -102,7 +102,7 @@ def _dynunet(config: Config) -> Iterator[Finding]:
 def _group_norm(config: Config) -> Iterator[Finding]:
     network = config.network
     odd = [n for n in network.features if n % NORM_GROUPS]
-    if _norm(network) == "group" and odd:
+    if network.normalisation == "group" and odd:
         key = next(key for key in ("channels", "filters", "feature_size") if hasattr(network, key))
         yield Finding(
             (("network", key), _NORM),
@@ -123,11 +123,6 @@ def _frozen(config: Config) -> Iterator[Finding]:
         )
 
 
-def _norm(network: NetworkOptions) -> str | None:
-    norm: str | None = getattr(network, "norm", None)
-    return norm
-
-
 def _sizes_are_known(network: NetworkOptions) -> bool:
     """False where lists of strides disagree, which other rules tell."""
     if not isinstance(network, LevelsOptions):
@@ -142,58 +137,58 @@ def _patch(config: Config) -> Iterator[Finding]:
         yield Finding(
             (_PATCH, _DIMS), f"has {len(patch)} numbers, but network.dims is {network.dims}.", in_brackets(patch)
         )
+    elif not _sizes_are_known(network):
         return
-    if not _sizes_are_known(network):
-        return
-    if network.fits(patch):
-        yield from _bottleneck(config)
-        yield from _tile(config)
-        return
+    elif not network.fits(patch):
+        yield _off_the_grid(config)
+    elif any(size < least for size, least in zip(patch, network.least_patch, strict=True)):
+        yield _less_than_a_tile(config)
+    elif network.leaves_one_value(patch, config.train.batch_size):
+        yield _one_value(config)
+
+
+def _off_the_grid(config: Config) -> Finding:
+    network, patch = config.network, config.train.patch_size
     stride, least = in_brackets(network.stride), in_brackets(network.minimum_size)
     simple = network.minimum_size == network.stride
-    yield Finding(
-        (_PATCH, _STRIDES, _CHANNELS, ("network", "name")),
+    return Finding(
+        (_PATCH, _STRIDES, _CHANNELS, _NAME),
         f"must be a multiple of {stride}, the product of all strides."
         if simple
         else f"must be {least} plus a multiple of {stride} for {network.name}.",
         in_brackets(patch),
-        f"Nearest is {in_brackets(network.nearest(patch))}.",
+        f"Nearest is {_nearest(config)}.",
     )
 
 
-def _bottleneck(config: Config) -> Iterator[Finding]:
-    """Torch refuses to normalise over one value."""
-    network, patch = config.network, config.train.patch_size
-    voxels = math.prod(size // step for size, step in zip(patch, network.stride, strict=True))
-    values = {"instance": voxels, "batch": voxels * config.train.batch_size}
-    if network.features:
-        values["group"] = voxels * max(1, network.features[-1] // NORM_GROUPS)
-    norm = _norm(network)
-    if values.get(norm or "batch", 2) < 2:
-        larger = [
-            size + step if i == 0 else size for i, (size, step) in enumerate(zip(patch, network.stride, strict=True))
-        ]
-        yield Finding(
-            (_PATCH, _STRIDES, _CHANNELS, _NORM),
-            f"leaves a single voxel at the deepest level, over which norm: {norm or 'batch'} cannot be computed.",
-            in_brackets(patch),
-            f"Use a larger patch, such as {in_brackets(larger)}, or fewer levels.",
-        )
-
-
-def _tile(config: Config) -> Iterator[Finding]:
-    """Tiles that adjoin must stand on one grid of poolings."""
+def _less_than_a_tile(config: Config) -> Finding:
     network, patch = config.network, config.train.patch_size
     inner = [size - 2 * margin for size, margin in zip(patch, network.margin, strict=True)]
-    if any(network.margin) and any(size < step for size, step in zip(inner, network.stride, strict=True)):
-        least = network.padded(tuple(2 * m + step for m, step in zip(network.margin, network.stride, strict=True)))
-        yield Finding(
-            (_PATCH, ("network", "name")),
-            f"leaves {in_brackets(inner)} after the margin of {network.name}, less than its stride "
-            f"{in_brackets(network.stride)}.",
-            in_brackets(patch),
-            f"The smallest is {in_brackets(least)}.",
-        )
+    return Finding(
+        (_PATCH, _NAME),
+        f"leaves {in_brackets(inner)} after the margin of {network.name}, less than its stride "
+        f"{in_brackets(network.stride)}.",
+        in_brackets(patch),
+        f"Nearest is {_nearest(config)}.",
+    )
+
+
+def _one_value(config: Config) -> Finding:
+    network, patch = config.network, config.train.patch_size
+    chosen = hasattr(network, "norm")
+    norm = f"norm: {network.normalisation}" if chosen else f"the {network.normalisation} norm of {network.name}"
+    fewer = ", or fewer levels" if isinstance(network, LevelsOptions) else ""
+    return Finding(
+        (_PATCH, _STRIDES, _CHANNELS, *((_NORM,) if chosen else ())),
+        f"leaves a single voxel at the deepest level, over which {norm} cannot be computed.",
+        in_brackets(patch),
+        f"Use a larger patch, such as {_nearest(config)}{fewer}.",
+    )
+
+
+def _nearest(config: Config) -> str:
+    """The nearest patch that all of these rules let through."""
+    return in_brackets(config.network.nearest_patch(config.train.patch_size, config.train.batch_size))
 
 
 NETWORK_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (

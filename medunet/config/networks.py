@@ -15,12 +15,18 @@ from medunet.config.section import Positive
 
 Halved = Annotated[int, Field(ge=2)]
 
+PLAIN_BLOCKS = 2
+"""Convolutions per level of a U-Net, from the first on (Ronneberger 2015)."""
+RESIDUAL_BLOCKS = (1, 3, 4, 6)
+"""Residual blocks of the finest levels of nnU-Net's ResEnc (Isensee 2024); all others have as many as the last."""
+
 
 class UNetOptions(LevelsOptions):
     """Options of the configurable U-Net and of its presets."""
 
-    blocks: Positive | tuple[Positive, ...] = 2
-    """Convolutions (plain) or residual blocks per encoder level."""
+    blocks: Positive | tuple[Positive, ...] | None = None
+    """Convolutions (plain) or residual blocks per encoder level; null: 2 (plain) or 1, 3, 4, 6, 6, 6, ... (residual),
+    as in nnU-Net."""
     decoder_blocks: Positive | tuple[Positive, ...] | None = None
     """Convolutions per decoder level, finest first; null: 2 (plain) or 1 (residual)."""
     residual: bool = False
@@ -39,6 +45,22 @@ class UNetOptions(LevelsOptions):
     """Probability with which whole feature maps are dropped after each convolution."""
     deep_supervision: bool = True
     """Train the coarser decoder levels too."""
+
+    @property
+    def level_blocks(self) -> Sizes:
+        """Convolutions or residual blocks of every encoder level."""
+        levels = len(self.channels)
+        if self.blocks is not None:
+            return (self.blocks,) * levels if isinstance(self.blocks, int) else self.blocks
+        if not self.residual:
+            return (PLAIN_BLOCKS,) * levels
+        return (*RESIDUAL_BLOCKS, *RESIDUAL_BLOCKS[-1:] * levels)[:levels]
+
+    @property
+    def level_decoder_blocks(self) -> Sizes:
+        """Convolutions of every decoder level, finest first."""
+        blocks = self.decoder_blocks if self.decoder_blocks is not None else 1 if self.residual else PLAIN_BLOCKS
+        return (blocks,) * (len(self.channels) - 1) if isinstance(blocks, int) else blocks
 
 
 class UNetConfig(UNetOptions):
@@ -81,10 +103,20 @@ class UNet2015Config(NetworkOptions):
 
     @property
     def level_channels(self) -> Sizes:
-        """Features per level, finest first."""
+        """The option `channels`, or those published."""
         if self.channels is not None:
             return self.channels
         return (64, 128, 256, 512, 1024) if self.dims == 2 else (64, 128, 256, 512)
+
+    @property
+    def features(self) -> Sizes:
+        """Those of the levels."""
+        return self.level_channels
+
+    @property
+    def normalisation(self) -> Norm:
+        """The option `norm`, or what was published."""
+        return self.norm or ("none" if self.dims == 2 else "batch")
 
     @property
     def stride(self) -> Sizes:
@@ -134,6 +166,7 @@ class EfficientUNetConfig(EncoderOptions):
     """U-Net over an EfficientNet (Tan 2019) or ResNet (He 2016) encoder, whose weights may come from a file."""
 
     name: Literal["efficient_unet"]
+    fixed_norm: ClassVar[Norm] = "batch"
     backbone: Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "r18", "r34", "r50"] = "b0"
     """Encoder: EfficientNet b0 to b7, or ResNet with 18, 34 or 50 layers."""
     decoder_channels: Annotated[tuple[Positive, ...], Field(min_length=5, max_length=5)] = (256, 128, 64, 32, 16)
@@ -189,6 +222,7 @@ class VNetConfig(HalvingOptions):
     """V-Net (Milletari 2016): residual stages of 5x5x5 convolutions."""
 
     name: Literal["vnet"]
+    fixed_norm: ClassVar[Norm] = "batch"
     halvings: ClassVar[int] = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Probability with which whole feature maps are dropped in the deeper stages."""
@@ -220,6 +254,7 @@ class MedNeXtConfig(HalvingOptions):
     """MedNeXt (Roy 2023): ConvNeXt blocks in a U-Net."""
 
     name: Literal["mednext"]
+    fixed_norm: ClassVar[Norm] = "instance"  # MONAI's GroupNorm of as many groups as features
     halvings: ClassVar[int] = 4
     size: Literal["S", "B", "M", "L"] = "S"
     """Published size."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from medunet.errors import DeviceError, UsageError
+from medunet.networks.layout import channels_last
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -76,8 +77,3 @@ def place(network: Module, dims: int, device: torch.device) -> Module:
     """Move a network to `device`, its weights channels last."""
     moved: Module = network.to(device)
     return moved.to(memory_format=channels_last(dims))  # type: ignore[call-overload, no-any-return]
-
-
-def channels_last(dims: int) -> torch.memory_format:
-    """The memory format in which convolutions of `dims` axes run fastest."""
-    return torch.channels_last_3d if dims == 3 else torch.channels_last

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medunet.engines.device import channels_last, is_out_of_memory, place
+from medunet.engines.device import is_out_of_memory, place
 from medunet.errors import DeviceError
 from medunet.networks.contract import Network
+from medunet.networks.layout import channels_last
 
 
 class TorchEngine:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from medunet.config.derived import annotated_names
+from medunet.config.load import read_layers
 from medunet.errors import UsageError
 from medunet.labels import BACKGROUND, IGNORE, LabelMap, format_values
 
@@ -101,7 +102,10 @@ def _parse_list(text: str) -> dict[str, list[int]]:
 
 
 def _read_file(path: Path) -> dict[Any, Any]:
-    """The content of a file whose labels, of its own or under the key "labels", are a mapping."""
+    """The content of a file whose labels, of its own or under the key "labels", are a mapping.
+
+    A config is given with what it extends: labels and `data.annotated` may stand there.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -118,11 +122,12 @@ def _read_file(path: Path) -> dict[Any, Any]:
         raise UsageError(f"The labels file {path} is neither YAML nor JSON: {reason}.") from error
     if not isinstance(document, dict):
         raise UsageError(f"The labels file {path} holds no mapping of names to values.", "For example: liver: 1")
-    if "labels" not in document and "extends" in document:
-        raise UsageError(
-            f'{path} has no key "labels" of its own; they stand in the config that it extends.',
-            "Give that file, or the config.yaml of a run.",
-        )
+    if isinstance(document.get("extends"), str):
+        document = dict(read_layers(path))
+        if "labels" not in document:
+            raise UsageError(
+                f'{path} has no key "labels", nor has what it extends.', "Give the config.yaml of a run, for example."
+            )
     if not isinstance(document.get("labels", {}), dict):
         raise UsageError(f'The key "labels" of {path} must map names to values.', "For example: labels: {liver: 1}")
     return document

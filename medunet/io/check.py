@@ -121,7 +121,7 @@ def check_cases(
 
 
 def _check_case(
-    case: Case, labels: LabelMap, channels: int, known: tuple[bool, ...] | None, problems: list[Problem]
+    case: Case, labels: LabelMap, channels: int, known: Sequence[bool], problems: list[Problem]
 ) -> CaseStatistics | None:
     """Append what is wrong to `problems`; statistics if the image could be read. `known`: see `annotated_labels`."""
     try:
@@ -175,17 +175,13 @@ def _voxels(counts: Counter[int], labels: LabelMap) -> dict[str, int]:
     return voxels
 
 
-def _label_problems(
-    case: Case, counts: Counter[int], labels: LabelMap, known: tuple[bool, ...] | None
-) -> list[Problem]:
+def _label_problems(case: Case, counts: Counter[int], labels: LabelMap, known: Sequence[bool]) -> list[Problem]:
     """A mask that teaches nothing, or holds what its case is said not to have been annotated for."""
     present = {labels.index_of.get(value, -1) for value in counts}
     if present == {labels.ignore_index}:
         return [Problem(case.id, "label", "every voxel is marked to be ignored; nothing can be learned from it.")]
     if present <= {0, labels.ignore_index}:
         _LOG.info("%s: the mask holds background only.", case.id)
-    if known is None:
-        return []
     strange = [label.name for label in labels.foreground if label.index in present and not known[label.index]]
     if not strange:
         return []

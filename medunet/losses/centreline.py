@@ -11,11 +11,11 @@ from functools import reduce
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medunet.config.losses import ClDiceConfig
-from medunet.labels import LabelMap
 from medunet.losses.evidence import Evidence, mean
+from medunet.losses.term import Term
 
 _SMOOTH = 1.0
 """Added above and below the line, in voxels, as in the authors' program."""
@@ -89,16 +89,14 @@ class _OfThree(torch.autograd.Function):
         return own, None, None
 
 
-class ClDice(nn.Module):
+class ClDice(Term):
     """1 - 2 T S / (T + S), mean over cases and structures (Shit 2021, equation 2); 0 to 1.
 
     T = (sum(skeleton(p) t) + s) / (sum(skeleton(p)) + s), S = (sum(skeleton(t) p) + s) / (sum(skeleton(t)) + s), p
     being probabilities and t the truth.
     """
 
-    def __init__(self, config: ClDiceConfig) -> None:
-        super().__init__()
-        self.iterations = config.iterations
+    config: ClDiceConfig
 
     def forward(self, evidence: Evidence) -> Tensor:
         """One number."""
@@ -111,13 +109,8 @@ class ClDice(nn.Module):
 
     def _share(self, array: Tensor, other: Tensor, counted: Tensor | None) -> Tensor:
         """(B, structures): how much of the skeleton of `array` lies in `other`."""
-        skeleton = soft_skeleton(array, self.iterations, counted)
+        skeleton = soft_skeleton(array, self.config.iterations, counted)
         if counted is not None:
             skeleton = skeleton * counted
         inside = (skeleton * other).flatten(2).sum(-1)
         return (inside + _SMOOTH) / (skeleton.flatten(2).sum(-1) + _SMOOTH)
-
-
-def cldice(config: ClDiceConfig, labels: LabelMap) -> nn.Module:  # noqa: ARG001 - one signature for the table
-    """Build from a config."""
-    return ClDice(config)

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
-from torch import Tensor, nn
+from torch import Tensor
 
-from medunet.config.losses import HausdorffConfig, SurfaceConfig
-from medunet.labels import LabelMap
+from medunet.config.losses import HausdorffConfig
 from medunet.losses.evidence import Evidence, mean
+from medunet.losses.term import Term
 
 _Mask = NDArray[np.bool_]
 _Map = NDArray[Any]
@@ -50,16 +50,14 @@ def signed_distances(inside: _Mask, outside: _Mask) -> _Map:
     return np.where(inside, -distances, distances)
 
 
-class Hausdorff(nn.Module):
+class Hausdorff(Term):
     """(p - t)^2 (dt^alpha + dp^alpha), mean over voxels and structures (Karimi 2019, equation 8); at least 0.
 
     p is the probability, t the truth (0 or 1), dt the distance to the surface of the truth, dp that to the surface
     of the prediction, which is p > 1/2. Its unit is voxels^alpha.
     """
 
-    def __init__(self, config: HausdorffConfig) -> None:
-        super().__init__()
-        self.alpha = config.alpha
+    config: HausdorffConfig
 
     def forward(self, evidence: Evidence) -> Tensor:
         """One number."""
@@ -70,11 +68,11 @@ class Hausdorff(nn.Module):
         return mean(errors * weights, evidence.structure_factors())
 
     def _powers(self, inside: _Mask, outside: _Mask) -> _Map:
-        powers: _Map = unsigned_distances(inside, outside) ** self.alpha
+        powers: _Map = unsigned_distances(inside, outside) ** self.config.alpha
         return powers
 
 
-class Surface(nn.Module):
+class Surface(Term):
     """p times the signed distance to the true surface, mean over voxels and structures (Kervadec 2019, equation 5).
 
     A structure that is absent from the patch, or fills it, has no surface and adds 0. The minimum is the sum of the
@@ -108,13 +106,3 @@ def _maps(evidence: Evidence, masks: Tensor, function: Callable[[_Mask, _Mask], 
             outside &= known[case, 0]
         result[case, structure] = function(inside[case, structure], outside)
     return torch.from_numpy(result).to(evidence.logits.device)
-
-
-def hausdorff(config: HausdorffConfig, labels: LabelMap) -> nn.Module:  # noqa: ARG001 - one signature for the table
-    """Build from a config."""
-    return Hausdorff(config)
-
-
-def surface(config: SurfaceConfig, labels: LabelMap) -> nn.Module:  # noqa: ARG001
-    """Build from a config."""
-    return Surface()

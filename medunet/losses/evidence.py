@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medunet.labels import LabelMap
 from medunet.losses.targets import Targets
 
 _NEVER = -1e30
@@ -207,11 +206,14 @@ class Nested(Evidence):
         return torch.stack([row[self.index.squeeze(1)] for row in rows], dim=1)  # index 0, the unknown, is in none
 
 
-def evidence(logits: Tensor, targets: Targets, labels: LabelMap) -> Evidence:
-    """The evidence of one output (B, C, *S) for `labels`."""
-    if labels.nested:
-        return Nested(logits, targets, torch.as_tensor(labels.membership))
-    return Exclusive(logits, targets)
+def evidence(logits: Tensor, targets: Targets, membership: Tensor | None) -> Evidence:
+    """The evidence of one output (B, C, *S).
+
+    Args:
+        logits, targets: see `Evidence`.
+        membership: see `Nested`; None: the labels exclude each other.
+    """
+    return Exclusive(logits, targets) if membership is None else Nested(logits, targets, membership)
 
 
 def mean(values: Tensor, factors: Tensor | None) -> Tensor:
@@ -225,10 +227,11 @@ def mean(values: Tensor, factors: Tensor | None) -> Tensor:
 
 
 def mass(values: Tensor, factors: Tensor | None) -> Tensor:
-    """Sum of the factors over all values; a tiny number instead of 0."""
+    """Sum of the factors over all values; 1 instead of 0, since a tiny number makes gradients infinite."""
     if factors is None:
         return torch.tensor(values.numel(), dtype=values.dtype, device=values.device)
-    return (factors.sum() * (values.numel() // factors.numel())).clamp_min(torch.finfo(values.dtype).tiny)
+    total = factors.sum() * (values.numel() // factors.numel())
+    return torch.where(total > 0, total, 1)
 
 
 def _merged(logits: Tensor, channels: Tensor) -> Tensor:

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from medunet.config.losses import DiceLossConfig, FocalTverskyConfig, IouConfig, OverlapOptions, TverskyConfig
-from medunet.labels import LabelMap
+from medunet.config.losses import DiceLossConfig, FocalTverskyConfig, IouConfig, OverlapOptions, TverskyOptions
 from medunet.losses.evidence import Evidence, Exclusive
+from medunet.losses.term import Term
 
 _SMOOTH = 1e-5
 """Added above and below the line, in voxels: a structure that is nowhere, and nowhere predicted, costs nothing."""
-_LEAST = 1e-12
-"""Below this the focal form is 0: a root is infinitely steep there."""
+_LEAST_ERROR = 1e-12
+"""Where 1 - T is less, the focal form is 0: a root is infinitely steep there."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,15 @@ def label_sums(values: Tensor, index: Tensor, labels: int) -> Tensor:
     order they come, so that the last digits differ from run to run.
     """
     if values.device.type != "cpu":
-        return torch.stack([torch.where(index == label, values, 0).sum(1) for label in range(labels)], dim=1)
+        return sums_by_mask(values, index, labels)
     # In float64, because it adds one by one: 2^24 + 1 is 2^24 in float32.
     sums = torch.zeros(len(values), labels, dtype=torch.float64).scatter_add_(1, index, values.double())
     return sums.to(values.dtype)
+
+
+def sums_by_mask(values: Tensor, index: Tensor, labels: int) -> Tensor:
+    """`label_sums` as a GPU computes them."""
+    return torch.stack([torch.where(index == label, values, 0).sum(1) for label in range(labels)], dim=1)
 
 
 class _LabelSums(torch.autograd.Function):
@@ -109,7 +114,7 @@ class _LabelSums(torch.autograd.Function):
         return gradient.gather(1, index), None, None
 
 
-class Dice(nn.Module):
+class Dice(Term):
     """1 - (2 hit + s) / (predicted + true + s), mean over cases and labels (Milletari 2016), 0 to 1.
 
     Generalised (Sudre 2017, equation 1): 1 - (2 sum(w hit) + s) / (sum(w (predicted + true)) + s) with w the inverse
@@ -117,9 +122,7 @@ class Dice(nn.Module):
     are present, as in MONAI; weights are scaled to at most 1, which changes nothing but what s is compared with.
     """
 
-    def __init__(self, config: DiceLossConfig) -> None:
-        super().__init__()
-        self.config = config
+    config: DiceLossConfig
 
     def forward(self, evidence: Evidence) -> Tensor:
         """One number."""
@@ -139,12 +142,10 @@ def _volume_weights(sums: Regions) -> Tensor:
     return torch.where(present, (smallest / sums.true.clamp_min(1)).square(), 1) * sums.counts
 
 
-class Iou(nn.Module):
+class Iou(Term):
     """1 - (hit + s) / (predicted + true - hit + s), mean over cases and labels (Rahman 2016), 0 to 1."""
 
-    def __init__(self, config: IouConfig) -> None:
-        super().__init__()
-        self.config = config
+    config: IouConfig
 
     def forward(self, evidence: Evidence) -> Tensor:
         """One number."""
@@ -153,16 +154,13 @@ class Iou(nn.Module):
         return sums.mean(1 - (sums.hit + _SMOOTH) / (union + _SMOOTH))
 
 
-class Tversky(nn.Module):
+class Tversky(Term):
     """1 - T, T = (hit + s) / (hit + alpha (predicted - hit) + beta (true - hit) + s), mean over cases and labels.
 
     Salehi 2017, equation 3; the focal form (1 - T)^(1 / gamma) is equation 4 of Abraham 2019. 0 to 1.
     """
 
-    def __init__(self, config: TverskyConfig | FocalTverskyConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.power = 1 / config.gamma if isinstance(config, FocalTverskyConfig) else 1.0
+    config: TverskyOptions
 
     def forward(self, evidence: Evidence) -> Tensor:
         """One number."""
@@ -172,21 +170,6 @@ class Tversky(nn.Module):
         too_little = (sums.true - sums.hit).clamp_min(0)
         wrong = self.config.alpha * too_much + self.config.beta * too_little
         loss = wrong / (sums.hit + wrong + _SMOOTH)
-        if self.power != 1:
-            loss = torch.where(loss > _LEAST, loss.clamp_min(_LEAST) ** self.power, 0)
+        if isinstance(self.config, FocalTverskyConfig):
+            loss = torch.where(loss > _LEAST_ERROR, loss.clamp_min(_LEAST_ERROR) ** (1 / self.config.gamma), 0)
         return sums.mean(loss)
-
-
-def dice(config: DiceLossConfig, labels: LabelMap) -> nn.Module:  # noqa: ARG001 - one signature for the table
-    """Build from a config."""
-    return Dice(config)
-
-
-def iou(config: IouConfig, labels: LabelMap) -> nn.Module:  # noqa: ARG001
-    """Build from a config."""
-    return Iou(config)
-
-
-def tversky(config: TverskyConfig | FocalTverskyConfig, labels: LabelMap) -> nn.Module:  # noqa: ARG001
-    """Build from a config."""
-    return Tversky(config)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +13,8 @@ from medunet.labels import LabelMap
 from medunet.losses import centreline, distance, entropy, overlap
 from medunet.losses.evidence import evidence
 from medunet.losses.targets import Targets
+from medunet.losses.term import Term
 from medunet.losses.truth import Truth
-
-Build = Callable[[Any, LabelMap], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -25,33 +23,35 @@ class Row:
 
     Attributes:
         options: its section of the config.
-        build: makes a module from the section and the labels; the module takes an `Evidence` and gives one number.
+        build: its class, made from the section and the labels.
         source: where it was published.
     """
 
     options: type[options.LossOptions]
-    build: Build
+    build: type[Term]
     source: str
 
 
 LOSSES: dict[str, Row] = {
-    "cross_entropy": Row(options.CrossEntropyConfig, entropy.cross_entropy, "Szegedy 2016 (smoothing)"),
-    "bce": Row(options.BceConfig, entropy.bce, "Sudre 2017 (section 2.1)"),
-    "dice": Row(options.DiceLossConfig, overlap.dice, "Milletari 2016, Sudre 2017 (generalised)"),
-    "iou": Row(options.IouConfig, overlap.iou, "Rahman 2016"),
-    "tversky": Row(options.TverskyConfig, overlap.tversky, "Salehi 2017"),
-    "focal_tversky": Row(options.FocalTverskyConfig, overlap.tversky, "Abraham 2019"),
-    "focal": Row(options.FocalConfig, entropy.focal, "Lin 2017"),
-    "topk_ce": Row(options.TopkConfig, entropy.topk_ce, "Wu 2016"),
-    "boundary_weighted_ce": Row(options.BoundaryWeightedConfig, entropy.boundary_weighted_ce, "Ronneberger 2015"),
-    "hausdorff": Row(options.HausdorffConfig, distance.hausdorff, "Karimi 2019"),
-    "cldice": Row(options.ClDiceConfig, centreline.cldice, "Shit 2021"),
-    "surface": Row(options.SurfaceConfig, distance.surface, "Kervadec 2019"),
+    "cross_entropy": Row(options.CrossEntropyConfig, entropy.CrossEntropy, "Szegedy 2016 (smoothing)"),
+    "bce": Row(options.BceConfig, entropy.BinaryCrossEntropy, "Sudre 2017 (section 2.1)"),
+    "dice": Row(options.DiceLossConfig, overlap.Dice, "Milletari 2016, Sudre 2017 (generalised)"),
+    "iou": Row(options.IouConfig, overlap.Iou, "Rahman 2016"),
+    "tversky": Row(options.TverskyConfig, overlap.Tversky, "Salehi 2017"),
+    "focal_tversky": Row(options.FocalTverskyConfig, overlap.Tversky, "Abraham 2019"),
+    "focal": Row(options.FocalConfig, entropy.Focal, "Lin 2017"),
+    "topk_ce": Row(options.TopkConfig, entropy.TopK, "Wu 2016"),
+    "boundary_weighted_ce": Row(options.BoundaryWeightedConfig, entropy.BoundaryWeighted, "Ronneberger 2015"),
+    "hausdorff": Row(options.HausdorffConfig, distance.Hausdorff, "Karimi 2019"),
+    "cldice": Row(options.ClDiceConfig, centreline.ClDice, "Shit 2021"),
+    "surface": Row(options.SurfaceConfig, distance.Surface, "Kervadec 2019"),
 }
 
 
 class TotalLoss(nn.Module):
     """Weighted sum of terms, over all outputs of deep supervision; float32 whatever the network's precision.
+
+    It lies on the device of the outputs, or else copies what it knows of the labels there in every step.
 
     Args:
         terms: modules from `Evidence` to one number, with their weights.
@@ -59,12 +59,16 @@ class TotalLoss(nn.Module):
         heads: outputs of the network in training mode.
     """
 
-    def __init__(self, terms: Sequence[tuple[nn.Module, float]], labels: LabelMap, heads: int) -> None:
+    membership: Tensor | None
+
+    def __init__(self, terms: Sequence[tuple[Term, float]], labels: LabelMap, heads: int) -> None:
         super().__init__()
         self.terms = nn.ModuleList(term for term, _ in terms)
         self.weights = tuple(weight for _, weight in terms)
         self.labels = labels
         self.heads = heads
+        membership = torch.as_tensor(labels.membership) if labels.nested else None
+        self.register_buffer("membership", membership, persistent=False)
 
     def forward(self, outputs: Tensor | Sequence[Tensor], truth: Truth) -> Tensor:
         """One number.
@@ -81,8 +85,7 @@ class TotalLoss(nn.Module):
         """
         if isinstance(outputs, Tensor):
             targets = Targets.from_truth(truth, self.labels, outputs.device)
-            size = tuple(outputs.shape[2:])
-            return self._of_one(outputs, targets.centre(size) if self.heads == 1 else targets.resampled(size))
+            return self._of_one(outputs, targets.centre(tuple(outputs.shape[2:])))
         if len(outputs) != self.heads:
             raise ValueError(f"The loss was built for {self.heads} outputs, but got {len(outputs)}.")
         targets = Targets.from_truth(truth, self.labels, outputs[0].device)
@@ -93,7 +96,7 @@ class TotalLoss(nn.Module):
     def _of_one(self, logits: Tensor, targets: Targets) -> Tensor:
         if logits.shape[1] != self.labels.outputs:
             raise ValueError(f"The labels need {self.labels.outputs} channels, but got {logits.shape[1]}.")
-        found = evidence(logits, targets, self.labels)
+        found = evidence(logits, targets, self.membership)
         losses = [weight * term(found) for weight, term in zip(self.weights, self.terms, strict=True)]
         return torch.stack(losses).sum()
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from medunet.networks.blocks import CONV, Layers, Sizes, build_norm, interpolate
+from medunet.config.network_options import Sizes
+from medunet.networks.blocks import CONV, Layers, build_norm, interpolate
 
 OPEN = 3.0
 """Bias before the sigmoid of a fresh gate: it lets 95 % through where nothing speaks for or against."""

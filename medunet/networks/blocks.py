@@ -13,14 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from medunet.config.network_options import NORM_GROUPS
+from medunet.config.network_options import NORM_GROUPS, Sizes
 
-Sizes = tuple[int, ...]
 _Layer = dict[int, Callable[..., nn.Module]]
 
 CONV: _Layer = {2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: _Layer = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_DROPOUT: _Layer = {2: nn.Dropout2d, 3: nn.Dropout3d}
+DROPOUT: _Layer = {2: nn.Dropout2d, 3: nn.Dropout3d}
 _BATCH: _Layer = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _MAX: dict[int, Callable[..., Tensor]] = {2: nn.functional.max_pool2d, 3: nn.functional.max_pool3d}
 _LINEAR = {2: "bilinear", 3: "trilinear"}
@@ -107,7 +106,7 @@ class ConvNormAct(nn.Sequential):
         padding = tuple(k // 2 for k in kernel)
         modules: list[nn.Module] = [CONV[layers.dims](*channels, kernel, stride, padding)]
         if layers.dropout:
-            modules.append(_DROPOUT[layers.dims](layers.dropout))
+            modules.append(DROPOUT[layers.dims](layers.dropout))
         modules.append(build_norm(layers, channels[1]))
         if activate:
             modules.append(build_activation(layers.activation))
@@ -157,7 +156,9 @@ class MaxPool(nn.Module):
     """Maximum over blocks of the size of `stride`: (B, C, *S) to (B, C, *S / stride), S a multiple of `stride`.
 
     Autocast would pool in float32 in 3D and keep that copy for the gradient; a maximum is exact in every type.
-    torch has no deterministic gradient for it on CUDA: where that is asked for, strided views are compared instead.
+    PyTorch 2.13 has no deterministic gradient for it on CUDA in 3D (the documentation of
+    `torch.use_deterministic_algorithms` names MaxPool3d, but not MaxPool2d): where determinism is asked for, strided
+    views are compared instead, in 2D too.
     """
 
     def __init__(self, stride: Sizes) -> None:

@@ -9,10 +9,8 @@ import math
 
 from torch import Tensor, nn
 
-from medunet.config.network_options import NetworkOptions
+from medunet.config.network_options import NetworkOptions, Sizes
 from medunet.errors import DataError
-
-Sizes = tuple[int, ...]
 
 
 class Network(nn.Module):
@@ -22,7 +20,9 @@ class Network(nn.Module):
     has more than one output (`training_outputs`); coarser ones may be smaller than the image.
 
     A size that is not on the grid `minimum_size + k * stride` is padded to it with its edge voxels, at the end of
-    each axis, and the logits are cropped back.
+    each axis, and the logits are cropped back. Where a norm would have a single value to go by at the deepest level
+    (instance norm of a single voxel, in any mode; batch norm of a single voxel of a single image, in training), the
+    last axis is padded by one stride more.
 
     Subclasses compute in `outputs` and set `training_outputs`.
 
@@ -44,6 +44,8 @@ class Network(nn.Module):
         self.minimum_size = options.minimum_size
         self.margin = options.margin
         self._padded = options.padded
+        self._leaves_one_value = options.leaves_one_value
+        self._has_statistics = options.normalisation == "batch"
 
     def outputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """Logits of (B, C_in, *S), S on the grid: finest first, `training_outputs` of them in training mode.
@@ -52,9 +54,9 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
-    def encoder_layers(self) -> tuple[nn.Module, ...]:
-        """The layers that `freeze_encoder` holds: those that may come from another training. None by default."""
-        return ()
+    def encoder_module(self) -> nn.Module | None:
+        """The part that may come from another training, and that `freeze_encoder` holds; none by default."""
+        return None
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """See the class.
@@ -89,10 +91,11 @@ class Network(nn.Module):
 
     def _pad(self, x: Tensor) -> Tensor:
         size = tuple(x.shape[2:])
-        target = list(self._padded(size))
-        if math.prod(n // step for n, step in zip(target, self.stride, strict=True)) == 1:
-            target[-1] += self.stride[-1]  # a single voxel at the deepest level cannot be normalised
-        if tuple(target) == size:
+        target = self._padded(size)
+        normalised = self.training or not self._has_statistics  # a trained batch norm goes by those it has
+        if normalised and self._leaves_one_value(target, x.shape[0]):
+            target = (*target[:-1], target[-1] + self.stride[-1])
+        if target == size:
             return x
         sides = [(0, big - n) for n, big in zip(size, target, strict=True)]
         return nn.functional.pad(x, [number for side in reversed(sides) for number in side], mode="replicate")
@@ -117,9 +120,10 @@ def freeze_encoder(network: Network, *, frozen: bool) -> None:
     """Hold the encoder's weights and running statistics, or let them go; call it after `train()`.
 
     Args:
-        network: any; one without encoder layers is left as it is.
+        network: any; one without an `encoder_module` is left as it is.
         frozen: hold or let go.
     """
-    for layer in network.encoder_layers():
-        layer.requires_grad_(not frozen)
-        layer.train(network.training and not frozen)
+    encoder = network.encoder_module()
+    if encoder is not None:
+        encoder.requires_grad_(not frozen)
+        encoder.train(network.training and not frozen)

@@ -13,14 +13,14 @@ so that published weights mean the same here. On sizes that are multiples of 32 
 of the finer one, and shifting the image by 32 voxels shifts the features. Squeeze-and-excitation looks at the mean over
 the whole patch, so an EfficientNet (not a ResNet) gives a voxel other logits in a patch of another size.
 
-Knows nothing of files: `encoder_weights` fits weights into the encoder.
+MONAI is imported when one is built, for it takes seconds. Knows nothing of files: `encoder_weights` fits weights into
+the encoder.
 """
 
 from __future__ import annotations
 
-from monai.networks.nets.efficientnet import EfficientNetEncoder
-from monai.networks.nets.flexible_unet import SegmentationHead, UNetDecoder
-from monai.networks.nets.resnet import ResNet
+from typing import Any
+
 from torch import Tensor, nn
 
 from medunet.config.networks import EfficientUNetConfig
@@ -39,8 +39,17 @@ _MOMENTUM = 0.1
 _EPS = 1e-3
 
 
-class ResNetStages(ResNet):
-    """A ResNet without pooling and classifier: features after the stem and after each of its four stages."""
+class ResNetStages(nn.Module):
+    """A ResNet without pooling and classifier: features after the stem and after each of its four stages.
+
+    Args:
+        net: MONAI's ResNet; its layers keep their names.
+    """
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.act, self.maxpool = net.conv1, net.bn1, net.act, net.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C_in, *S) to five tensors (B, C, *S / 2) to (B, C, *S / 32), finest first."""
@@ -54,8 +63,10 @@ class ResNetStages(ResNet):
 
 def _resnet(backbone: str, dims: int, in_channels: int) -> tuple[nn.Module, tuple[int, ...]]:
     """The encoder and the features of its five outputs."""
+    from monai.networks.nets.resnet import ResNet
+
     block, layers, expansion = _RESNETS[backbone]
-    encoder = ResNetStages(
+    net = ResNet(
         block=block,
         layers=layers,
         block_inplanes=_RESNET_WIDTHS,
@@ -66,11 +77,13 @@ def _resnet(backbone: str, dims: int, in_channels: int) -> tuple[nn.Module, tupl
         bias_downsample=False,
         feed_forward=False,
     )
-    return encoder, (_RESNET_WIDTHS[0], *(expansion * width for width in _RESNET_WIDTHS))
+    return ResNetStages(net), (_RESNET_WIDTHS[0], *(expansion * width for width in _RESNET_WIDTHS))
 
 
 def _efficientnet(backbone: str, dims: int, in_channels: int) -> tuple[nn.Module, tuple[int, ...]]:
     """The encoder and the features of its five outputs."""
+    from monai.networks.nets.efficientnet import EfficientNetEncoder
+
     name = f"efficientnet-{backbone}"
     encoder = EfficientNetEncoder(
         model_name=name,
@@ -98,6 +111,8 @@ class EfficientUNet(Network):
     """
 
     def __init__(self, config: EfficientUNetConfig, in_channels: int, out_channels: int) -> None:
+        from monai.networks.nets.flexible_unet import SegmentationHead, UNetDecoder
+
         super().__init__(config, in_channels, out_channels)
         make = _resnet if config.backbone in _RESNETS else _efficientnet
         self.encoder, widths = make(config.backbone, config.dims, in_channels)
@@ -122,9 +137,9 @@ class EfficientUNet(Network):
         features = self.encoder(x)
         return (self.segmentation_head(self.decoder(features, len(features) - 1)),)
 
-    def encoder_layers(self) -> tuple[nn.Module, ...]:
+    def encoder_module(self) -> nn.Module:
         """The EfficientNet or ResNet."""
-        return (self.encoder,)
+        return self.encoder
 
 
 def build_efficient_unet(config: EfficientUNetConfig, in_channels: int, out_channels: int) -> EfficientUNet:

@@ -21,11 +21,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from medunet.config.network_options import NetworkOptions
+from medunet.errors import DataError
 from medunet.networks.contract import Network, parameter_count
+from medunet.networks.layout import channels_last
 from medunet.networks.ledger import Ledger
 from medunet.networks.registry import NETWORKS
 
-_LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
 _STATES = {"sgd": 1, "adamw": 2}
 """Numbers that an optimizer keeps per parameter: momentum, or mean and variance."""
 
@@ -90,14 +91,22 @@ def forecast(options: NetworkOptions, in_channels: int, out_channels: int, work:
         in_channels: image channels.
         out_channels: labels, background included, or nested structures.
         work: what to do.
+
+    Raises:
+        DataError: `work.size` has another number of axes than the network.
     """
+    if len(work.size) != options.dims:
+        raise DataError(
+            f"The network takes sizes of {options.dims} numbers, but got {tuple(work.size)}.",
+            "Give one number per axis; how many there are follows from network.dims.",
+        )
     network = _laid_out(options, in_channels, out_channels)
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flops})
     with FakeTensorMode(allow_non_fake_inputs=True), Ledger(processor=work.device == "cpu") as ledger, counter:
         _without_memory(network)
         parameters, still = parameter_count(network), ledger.heap
         shape = (work.batch, in_channels, *options.padded(tuple(work.size)))
-        image = torch.empty(shape).contiguous(memory_format=_LAYOUTS[options.dims])
+        image = torch.empty(shape).contiguous(memory_format=channels_last(options.dims))
         if work.training:
             _train(network, image, work)
         else:
@@ -124,7 +133,7 @@ def _laid_out(options: NetworkOptions, in_channels: int, out_channels: int) -> N
     """The network on the meta device, weights channels last as in training."""
     with torch.random.fork_rng(devices=[]), _MetaWeights():
         network = NETWORKS[options.name].build(options, in_channels, out_channels)
-    moved: Network = network.to(memory_format=_LAYOUTS[options.dims])  # type: ignore[call-overload]
+    moved: Network = network.to(memory_format=channels_last(options.dims))  # type: ignore[call-overload]
     return moved
 
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from medunet.networks.layout import channels_last
+
 HEAP_BLOCK = 32 * 2**20
 """Bytes from which the C library of Linux gives every tensor memory of its own; smaller ones share a heap."""
 _FORWARD = torch.ops.aten.convolution.default
@@ -25,7 +27,6 @@ _STRIDE, _TRANSPOSED = 3, 6
 """Positions among the arguments of a convolution."""
 _SINGLE = 4
 """Bytes of a float32."""
-_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class Ledger(TorchDispatchMode):
@@ -119,5 +120,5 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _channels_last(tensor: Tensor) -> bool:
-    layout = _LAYOUTS.get(tensor.ndim)
-    return layout is not None and tensor.is_contiguous(memory_format=layout)
+    dims = tensor.ndim - 2
+    return dims in {2, 3} and tensor.is_contiguous(memory_format=channels_last(dims))

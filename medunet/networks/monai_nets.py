@@ -23,7 +23,7 @@ from medunet.config.networks import (
     UNetPlusPlusConfig,
     VNetConfig,
 )
-from medunet.networks.blocks import LEAKY_SLOPE, InstanceNorm, MaxPool
+from medunet.networks.blocks import DROPOUT, LEAKY_SLOPE, InstanceNorm, MaxPool
 from medunet.networks.contract import Network
 
 _LEVELS = 5
@@ -32,7 +32,6 @@ _LEVELS = 5
 _Layer = str | tuple[str, dict[str, Any]]
 """A layer as MONAI's factories take it: a name, or a name and its arguments."""
 
-_DROPOUT: dict[int, Callable[[float], nn.Module]] = {2: nn.Dropout2d, 3: nn.Dropout3d}
 _NORMS: dict[str, _Layer | None] = {
     "instance": ("instance", {"affine": True}),
     "batch": "batch",
@@ -124,7 +123,7 @@ def build_unetpp(config: UNetPlusPlusConfig, in_channels: int, out_channels: int
     )
     if not config.deep_supervision:
         del net.final_conv_0_1, net.final_conv_0_2, net.final_conv_0_3
-    _replace(net, nn.Dropout, lambda _: _DROPOUT[config.dims](config.dropout))  # MONAI's drops single values
+    _replace(net, nn.Dropout, lambda _: DROPOUT[config.dims](config.dropout))  # MONAI's drops single values
     _replace(net, (nn.MaxPool2d, nn.MaxPool3d), lambda _: MaxPool((2,) * config.dims))
     for module in net.modules():
         if isinstance(module, UpCat):
@@ -207,7 +206,7 @@ def build_dynunet(config: DynUNetConfig, in_channels: int, out_channels: int) ->
     if config.dropout:
         for head in (net.output_block, *(net.deep_supervision_heads if outputs > 1 else ())):
             head.conv.adn = nn.Identity()  # MONAI's would drop logits
-        _replace(net, nn.Dropout, lambda _: _DROPOUT[config.dims](config.dropout))  # MONAI's drops single values
+        _replace(net, nn.Dropout, lambda _: DROPOUT[config.dims](config.dropout))  # MONAI's drops single values
     return DynUNet(config, in_channels, out_channels, net, outputs)
 
 
@@ -244,7 +243,7 @@ def build_vnet(config: VNetConfig, in_channels: int, out_channels: int) -> Monai
     net = VNet(spatial_dims=config.dims, in_channels=1, out_channels=out_channels)
     first = Convolution(config.dims, in_channels, 16, kernel_size=5, act=None, norm="batch", bias=False)
     net.in_tr = _AnyChannels(first, net.in_tr.act_function)
-    _replace(net, nn.Dropout3d, lambda _: _DROPOUT[config.dims](config.dropout))
+    _replace(net, nn.Dropout3d, lambda _: DROPOUT[config.dims](config.dropout))
     return MonaiNetwork(config, in_channels, out_channels, net)
 
 

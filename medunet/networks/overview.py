@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from medunet.config.network_options import NetworkOptions, Sizes
 from medunet.networks.forecast import Forecast, Work, forecast
@@ -18,7 +19,9 @@ CHANNELS, LABELS = 1, 2
 
 @dataclass(frozen=True)
 class Overview:
-    """One network with its default options, in 3D.
+    """One network with its default options, in 3D if it can be.
+
+    What the costs are is None for a network that cannot be run without values.
 
     Attributes:
         name: as in the config.
@@ -42,11 +45,11 @@ class Overview:
     stride: Sizes
     minimum_size: Sizes
     margin: Sizes
-    parameters: int
+    parameters: int | None
     patch: Sizes
-    forward_flops: int
-    training_bytes: int
-    inference_bytes: int
+    forward_flops: int | None
+    training_bytes: int | None
+    inference_bytes: int | None
     export: bool
     source: str
 
@@ -69,26 +72,28 @@ def _of(name: str, row: Row) -> Overview:
     inference = _cost(options, Work(size=patch, batch=PREDICTED))
     return Overview(
         name=name,
-        ranks=(2, 3),
+        ranks=get_args(row.options.model_fields["dims"].annotation),
         deep_supervision=bool(getattr(options, "deep_supervision", False)),
         stride=options.stride,
         minimum_size=options.minimum_size,
         margin=options.margin,
-        parameters=inference.parameters,
+        parameters=None if inference is None else inference.parameters,
         patch=patch,
-        forward_flops=inference.flops,
-        training_bytes=training.total_bytes,
-        inference_bytes=inference.total_bytes,
+        forward_flops=None if inference is None else inference.flops,
+        training_bytes=None if training is None else training.total_bytes,
+        inference_bytes=None if inference is None else inference.total_bytes,
         export=row.export,
         source=row.source,
     )
 
 
-def _cost(options: NetworkOptions, work: Work) -> Forecast:
-    return forecast(options, CHANNELS, LABELS, work)
+def _cost(options: NetworkOptions, work: Work) -> Forecast | None:
+    try:
+        return forecast(options, CHANNELS, LABELS, work)
+    except RuntimeError:  # torch's for operations whose outcome depends on values
+        return None
 
 
 def usual_patch(options: NetworkOptions, size: Sizes) -> Sizes:
     """The smallest patch of at least `size` that a network takes and, if it has a margin, that tiles an image."""
-    tile = tuple(2 * side + step if side else 0 for side, step in zip(options.margin, options.stride, strict=True))
-    return options.padded(tuple(max(n, least) for n, least in zip(size, tile, strict=True)))
+    return options.padded(tuple(map(max, size, options.least_patch)))

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from medunet.config.network_options import NetworkOptions
 from medunet.config.networks import (
     AttentionUNetConfig,
     DynUNetConfig,
     EfficientUNetConfig,
     MedNeXtConfig,
     NetworkConfig,
-    NetworkOptions,
     ResidualUNetConfig,
     SegResNetConfig,
     SwinUNETRConfig,
@@ -26,6 +26,7 @@ from medunet.config.networks import (
     VNetConfig,
 )
 from medunet.networks.contract import Network
+from medunet.networks.efficient_unet import build_efficient_unet
 from medunet.networks.monai_nets import (
     build_dynunet,
     build_mednext,
@@ -55,20 +56,13 @@ class Row:
     export: bool = True
 
 
-def _build_efficient_unet(config: EfficientUNetConfig, in_channels: int, out_channels: int) -> Network:
-    """Imported when it is built: its classes derive from MONAI's, which takes seconds to load."""
-    from medunet.networks.efficient_unet import build_efficient_unet
-
-    return build_efficient_unet(config, in_channels, out_channels)
-
-
 NETWORKS: dict[str, Row] = {
     "unet": Row(UNetConfig, build_unet, "Isensee 2021, 2024; ours"),
     "unet2015": Row(UNet2015Config, build_unet2015, "Ronneberger 2015, Cicek 2016; ours"),
     "attention_unet": Row(AttentionUNetConfig, build_unet, "Oktay 2018; ours"),
     "residual_unet": Row(ResidualUNetConfig, build_unet, "Isensee 2024; ours"),
     "unetpp": Row(UNetPlusPlusConfig, build_unetpp, "Zhou 2018; MONAI BasicUNetPlusPlus, adapted"),
-    "efficient_unet": Row(EfficientUNetConfig, _build_efficient_unet, "Tan 2019, He 2016; MONAI FlexibleUNet, adapted"),
+    "efficient_unet": Row(EfficientUNetConfig, build_efficient_unet, "Tan 2019, He 2016; MONAI FlexibleUNet, adapted"),
     "segresnet": Row(SegResNetConfig, build_segresnet, "Myronenko 2018, 2022; MONAI SegResNetDS, adapted"),
     "dynunet": Row(DynUNetConfig, build_dynunet, "Isensee 2021; MONAI DynUNet, adapted"),
     "vnet": Row(VNetConfig, build_vnet, "Milletari 2016; MONAI VNet, adapted"),

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from medunet.config.network_options import Sizes
 from medunet.config.networks import UNetOptions
 from medunet.networks.attention import AttentionGate
 from medunet.networks.blocks import (
@@ -27,7 +28,6 @@ from medunet.networks.blocks import (
     Layers,
     MaxPool,
     ResidualBlock,
-    Sizes,
     build_up,
 )
 from medunet.networks.contract import Network
@@ -166,25 +166,19 @@ def _he_init(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _per_level(value: int | Sizes, levels: int) -> Sizes:
-    return (value,) * levels if isinstance(value, int) else value
-
-
 def build_unet(config: UNetOptions, in_channels: int, out_channels: int) -> UNet:
     """The configurable U-Net; deep supervision trains every decoder level but the coarsest, as nnU-Net does."""
-    levels = len(config.channels)
-    decoder = config.decoder_blocks if config.decoder_blocks is not None else (1 if config.residual else 2)
     numbers = UNetNumbers(
         layers=Layers(config.dims, config.norm, config.activation, config.dropout),
         channels=config.channels,
         strides=config.level_strides,
         kernels=config.level_kernels,
-        blocks=_per_level(config.blocks, levels),
-        decoder_blocks=_per_level(decoder, levels - 1),
+        blocks=config.level_blocks,
+        decoder_blocks=config.level_decoder_blocks,
         residual=config.residual,
         attention=config.attention,
         down=config.down,
         up=config.up,
-        heads=max(1, levels - 2) if config.deep_supervision else 1,
+        heads=max(1, len(config.channels) - 2) if config.deep_supervision else 1,
     )
     return UNet(config, numbers, in_channels, out_channels)

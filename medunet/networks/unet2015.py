@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,13 +33,8 @@ from torch import Tensor, nn
 from medunet.config.networks import UNet2015Config
 from medunet.errors import DataError
 from medunet.mirror import mirrored
+from medunet.networks.blocks import CONV, TRANSPOSED, Layers, MaxPool, build_norm
 from medunet.networks.contract import Network
-
-_Layer = dict[int, Callable[..., nn.Module]]
-_CONV: _Layer = {2: nn.Conv2d, 3: nn.Conv3d}
-_UP: _Layer = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_POOL: _Layer = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-_BATCH: _Layer = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 DROPPED_LEVELS = 2
 """Levels of the contracting path, counted from the deepest, that end in dropout."""
@@ -68,22 +63,22 @@ class UNet2015(Network):
     def __init__(self, config: UNet2015Config, in_channels: int, out_channels: int) -> None:
         super().__init__(config, in_channels, out_channels)
         dims, channels, flat = config.dims, config.level_channels, config.dims == 2
-        norm = config.norm == "batch" if config.norm is not None else not flat
+        layers = Layers(dims, config.normalisation)
         firsts = channels if flat else tuple(max(1, features // 2) for features in channels)
         entering = (in_channels, *channels)
         self.encoder = nn.ModuleList(
-            _convolutions(dims, path, norm=norm) for path in zip(entering, firsts, channels, strict=False)
+            _convolutions(layers, path) for path in zip(entering, firsts, channels, strict=False)
         )
-        self.pool = _POOL[dims](2)
+        self.pool = MaxPool((2,) * dims)
         dropout = config.dropout if config.dropout is not None else 0.5 if flat else 0.0
         self.dropout = nn.Dropout(dropout)
         self.up = nn.ModuleList()
         self.decoder = nn.ModuleList()
         for fine, coarse in itertools.pairwise(channels):
             risen = fine if flat else coarse
-            self.up.append(_UP[dims](coarse, risen, 2, 2, bias=flat))
-            self.decoder.append(_convolutions(dims, (risen + fine, fine, fine), norm=norm))
-        self.head = _CONV[dims](channels[0], out_channels, 1)
+            self.up.append(TRANSPOSED[dims](coarse, risen, 2, 2, bias=flat))
+            self.decoder.append(_convolutions(layers, (risen + fine, fine, fine)))
+        self.head = CONV[dims](channels[0], out_channels, 1)
         self.apply(_he_init)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,15 +135,16 @@ def build_unet2015(config: UNet2015Config, in_channels: int, out_channels: int) 
     return UNet2015(config, in_channels, out_channels)
 
 
-def _convolutions(dims: int, features: Sequence[int], *, norm: bool) -> nn.Sequential:
+def _convolutions(layers: Layers, features: Sequence[int]) -> nn.Sequential:
     """Valid 3x3 convolutions through these features, each with ReLU; 2 voxels per convolution and axis are lost."""
-    layers: list[nn.Module] = []
+    modules: list[nn.Module] = []
+    bare = layers.norm == "none"  # a norm has a bias of its own
     for before, after in itertools.pairwise(features):
-        layers.append(_CONV[dims](before, after, 3, bias=not norm))  # the norm has a bias of its own
-        if norm:
-            layers.append(_BATCH[dims](after))
-        layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
+        modules.append(CONV[layers.dims](before, after, 3, bias=bare))
+        if not bare:
+            modules.append(build_norm(layers, after))
+        modules.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*modules)
 
 
 def _centre(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -34,7 +34,9 @@ from medunet.labels import LabelMap
 from medunet.transforms.border_weights import BORDER_VERSION, border_weights
 from medunet.transforms.preprocess import PREPROCESS_VERSION, Record, preprocess, preprocess_labels
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
+KNOWN = 0
+"""Where `CachedCase.locations` has a structure's index: voxels of a case with ignored ones that are not."""
 _LOCATIONS = 10_000
 
 
@@ -75,7 +77,10 @@ class CachedCase:
         return result
 
     def locations(self) -> dict[int, NDArray[np.int32]]:
-        """Up to 10,000 random voxels (n, rank) per structure present, on the network's grid; see `_locations`."""
+        """Up to 10,000 random voxels (n, rank) per structure present, on the network's grid; see `_locations`.
+
+        Where voxels are ignored there are, under `KNOWN`, as many of the others, background included.
+        """
         return {int(key): value for key, value in self._load("locations.npz").items()}
 
     def _load(self, name: str) -> Any:
@@ -218,22 +223,30 @@ def _has_weights(case: CachedCase) -> bool:
 
 
 def _locations(label: NDArray[np.generic], labels: LabelMap, case_id: str) -> dict[str, NDArray[np.int32]]:
-    """A bounded random sample of the voxels of every structure; the same for the same case id.
+    """A bounded random sample of the voxels of every structure, and of the known ones where some are not.
 
-    A structure's voxels are those of the structures inside of it, too; ignored voxels belong to none.
+    The same for the same case id. A structure's voxels are those of the structures inside of it, too; ignored voxels
+    belong to none.
     """
     seed = int.from_bytes(hashlib.sha256(case_id.encode()).digest()[:4], "little")
     rng = np.random.default_rng(seed)
     result: dict[str, NDArray[np.int32]] = {}
     for index in range(1, len(labels)):
         members = np.flatnonzero(labels.membership[index])
-        flat = np.flatnonzero(np.logical_or.reduce([label == member for member in members]))
-        if flat.size == 0:
-            continue
-        if flat.size > _LOCATIONS:
-            flat = np.sort(rng.choice(flat, _LOCATIONS, replace=False))
-        result[str(index)] = np.stack(np.unravel_index(flat, label.shape), axis=1).astype(np.int32)
-    return result
+        result[str(index)] = _sample(np.logical_or.reduce([label == member for member in members]), rng)
+    if labels.ignore:
+        known = label != labels.ignore_index
+        if not known.all():
+            result[str(KNOWN)] = _sample(known, rng)
+    return {key: voxels for key, voxels in result.items() if len(voxels) > 0}
+
+
+def _sample(mask: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.int32]:
+    """The voxels (n, rank) of a mask, or as many of them as are kept."""
+    flat = np.flatnonzero(mask)
+    if flat.size > _LOCATIONS:
+        flat = np.sort(rng.choice(flat, _LOCATIONS, replace=False))
+    return np.stack(np.unravel_index(flat, mask.shape), axis=1).astype(np.int32)
 
 
 def _safe(case_id: str) -> str:

@@ -32,10 +32,14 @@ def training_forecast(config: Config, device: torch.device) -> Forecast:
 
 
 def costs_in_words(config: Config, device: torch.device) -> str:
-    """One sentence for the log; says so where the network cannot be run without values."""
+    """One sentence for the log; says so where the network cannot be run without values.
+
+    Away from a CPU the tensors alone are counted, and in the types that they have on a CPU: that is the least it takes.
+    """
     try:
         cost = training_forecast(config, device)
     except RuntimeError:  # torch's for operations whose outcome depends on values
         return "What a step will take cannot be told for this network."
     memory = cost.total_bytes / 2**30
-    return f"{cost.parameters / 1e6:.1f} million parameters; a step will take about {memory:.1f} GiB of memory."
+    how = "about" if device.type == "cpu" else "at least"
+    return f"{cost.parameters / 1e6:.1f} million parameters; a step will take {how} {memory:.1f} GiB of memory."

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from medunet.config.schema import Config, OptimizerConfig
-from medunet.engines.device import channels_last, is_out_of_memory, place, resolve_precision
+from medunet.engines.device import is_out_of_memory, place, resolve_precision
 from medunet.errors import DeviceError, MedunetError, TrainingError
 from medunet.labels import LabelMap
 from medunet.losses.registry import build_loss
 from medunet.losses.truth import Truth
 from medunet.networks.contract import Network
+from medunet.networks.layout import channels_last
 from medunet.networks.registry import build_network
 from medunet.networks.weights import differences, first_of
 from medunet.training.schedule import Clock, learning_rate
@@ -107,7 +108,7 @@ def build_parts(config: Config, device: torch.device, *, labels: LabelMap) -> Pa
     network = place(network, config.network.dims, device)
     return Parts(
         network=network,
-        loss=build_loss(config.loss, labels, network.training_outputs),
+        loss=build_loss(config.loss, labels, network.training_outputs).to(device),
         optimizer=_optimizer(config.train.optimizer, network),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
         device=device,

@@ -30,7 +30,7 @@ from medunet.config.schema import Config
 from medunet.errors import MedunetError
 from medunet.labels import LabelMap
 from medunet.mirror import mirrored
-from medunet.training.cache import CachedCase
+from medunet.training.cache import KNOWN, CachedCase
 from medunet.transforms.augment import apply_spatial, cut_size, draw_spatial, intensity_augment, spatial_settings
 
 Batch = dict[str, torch.Tensor]
@@ -120,15 +120,8 @@ class PatchDataset(Dataset[Batch]):
         return index % batch >= round(batch * (1 - share))
 
     def _centre(self, number: int, shape: Sequence[int], rng: np.random.Generator, *, forced: bool) -> list[int]:
-        """Centre voxel of the patch, its inner part inside of the image: anywhere, or on a random labelled voxel."""
-        chosen: NDArray[np.int32] | None = None
-        if forced:
-            locations = self._locations.get(number)
-            if locations is None:
-                locations = self._locations[number] = self.cases[number].locations()
-            if locations:
-                voxels = locations[sorted(locations)[int(rng.integers(len(locations)))]]
-                chosen = voxels[int(rng.integers(len(voxels)))]
+        """Centre voxel of the patch, its inner part inside of the image: on the chosen voxel, or anywhere."""
+        chosen = self._chosen(number, rng, forced=forced)
         centre = []
         for axis, (size, inner) in enumerate(zip(shape, self.inner, strict=True)):
             low, high = inner // 2, size - (inner - inner // 2)
@@ -140,14 +133,32 @@ class PatchDataset(Dataset[Batch]):
                 centre.append(int(rng.integers(low, high + 1)))
         return centre
 
+    def _chosen(self, number: int, rng: np.random.Generator, *, forced: bool) -> NDArray[np.int32] | None:
+        """The voxel (rank,) to look at: one of a random structure if forced; else None, for any.
+
+        In a case with voxels to ignore it is at least one that is known (as in nnU-Net): of a scribble, patches cut
+        anywhere would hold next to nothing.
+        """
+        locations = self._locations.get(number)
+        if locations is None:
+            locations = self._locations[number] = self.cases[number].locations()
+        structures = sorted(locations.keys() - {KNOWN})
+        if forced and structures:
+            voxels = locations[structures[int(rng.integers(len(structures)))]]
+        elif KNOWN in locations:
+            voxels = locations[KNOWN]
+        else:
+            return None
+        chosen: NDArray[np.int32] = voxels[int(rng.integers(len(voxels)))]
+        return chosen
+
 
 def _annotated(cases: Sequence[CachedCase], config: Config) -> list[torch.Tensor] | None:
     """Per case, which labels it was annotated for (L,) bool; None where the config names no such cases."""
     if not config.data.annotated:
         return None
     labels = LabelMap.from_mapping(config.labels)
-    known = (annotated_labels(case.id, config.data.annotated, labels) for case in cases)
-    return [torch.tensor(flags if flags is not None else (True,) * len(labels)) for flags in known]
+    return [torch.tensor(annotated_labels(case.id, config.data.annotated, labels)) for case in cases]
 
 
 def _signed(indices: NDArray[Any]) -> torch.Tensor:

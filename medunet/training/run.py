@@ -31,6 +31,7 @@ from medunet.labels import LabelMap
 from medunet.model import save_model
 from medunet.training.cache import CachedCase, prepare_cases, prepare_weights
 from medunet.training.checkpoint import load_checkpoint
+from medunet.training.costs import costs_in_words
 from medunet.training.folder import LAST, claim, record, remove_empty
 from medunet.training.observe import Observer, log_to
 from medunet.training.parts import Parts, build_parts, explain, out_of_memory
@@ -151,6 +152,7 @@ def _train(
     )
     cached = _prepare(config, folder, labels, [*training, *held_out], observer)
     cases, validation = _weigh(config, labels, cached[: len(training)], observer), cached[len(training) :]
+    logger.info("%s", costs_in_words(config, device))  # before seeds are set and memory is taken
     with _arithmetic(config):
         parts = build_parts(config, device, labels=labels)
         progress = _restore(folder, parts, config)

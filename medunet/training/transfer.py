@@ -15,7 +15,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medunet.config.network_options import EncoderOptions
 from medunet.config.schema import Config
@@ -44,7 +44,7 @@ def check_encoder(config: Config) -> None:
     if isinstance(options, EncoderOptions) and options.encoder_weights is not None:
         with torch.device("meta"):
             network = build_network(options, len(config.data.modality), 1)
-        _fitted(network, options)
+        _fitted(_encoder(network, options), options)
 
 
 def load_encoder(network: Network, config: Config) -> None:
@@ -59,8 +59,8 @@ def load_encoder(network: Network, config: Config) -> None:
     """
     options = config.network
     if isinstance(options, EncoderOptions) and options.encoder_weights is not None:
-        (encoder,) = network.encoder_layers()
-        encoder.load_state_dict(_fitted(network, options))
+        encoder = _encoder(network, options)
+        encoder.load_state_dict(_fitted(encoder, options))
         logger.info("The encoder starts with the weights of %s.", options.encoder_weights)
 
 
@@ -77,9 +77,15 @@ def hold_encoder(network: Network, config: Config, iteration: int) -> None:
         freeze_encoder(network, frozen=(iteration - 1) // config.train.iterations_per_epoch < epochs)
 
 
-def _fitted(network: Network, options: EncoderOptions) -> dict[str, Tensor]:
+def _encoder(network: Network, options: EncoderOptions) -> nn.Module:
+    encoder = network.encoder_module()
+    if encoder is None:
+        raise TypeError(f"{options.name} has the options of an encoder, but its encoder_module gives none.")
+    return encoder
+
+
+def _fitted(encoder: nn.Module, options: EncoderOptions) -> dict[str, Tensor]:
     path = Path(options.encoder_weights or "")
-    (encoder,) = network.encoder_layers()
     return encoder_state(encoder, read_tensors(path), str(getattr(options, "backbone", options.name)), str(path))
 
 

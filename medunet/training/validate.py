@@ -78,8 +78,7 @@ class Validator:
 
     def _annotated(self, case: CachedCase) -> tuple[bool, ...]:
         """By label index, whether the reference of a case tells anything about it."""
-        known = annotated_labels(case.id, self.config.data.annotated, self.labels)
-        return (True,) * len(self.labels) if known is None else known
+        return annotated_labels(case.id, self.config.data.annotated, self.labels)
 
     def _only_annotated(self, case: CachedCase, dice: Sequence[float | None]) -> list[float | None]:
         """Dice by label index, None where the case was not annotated for the label."""

@@ -143,7 +143,7 @@ def restore(logits: Tensor, record: Record, labels: LabelMap) -> NDArray[np.gene
     """Label indices (*spatial) on the original grid from logits (C, *S) on the network's grid.
 
     Logits are interpolated linearly before a label is chosen, as nnU-Net does: the one with the largest, or, of nested
-    structures, the innermost one whose logit is above 0. Outside the crop is background.
+    structures, the innermost one whose logit is above 0 (see `resample_nested`). Outside the crop is background.
 
     Args:
         logits: `labels.outputs` channels.
@@ -152,7 +152,7 @@ def restore(logits: Tensor, record: Record, labels: LabelMap) -> NDArray[np.gene
     """
     dtype = torch.int32 if labels.index_dtype.itemsize > 1 else torch.uint8
     if labels.nested:
-        indices = resample_nested(logits, record.crop_shape, labels.levels, dtype)
+        indices = resample_nested(logits, record.crop_shape, labels.levels, labels.membership, dtype)
     else:
         indices = resample_argmax(logits, record.crop_shape, dtype)
     return restore_array(indices.numpy().astype(labels.index_dtype, copy=False), record)

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Kind = Literal["nearest", "linear", "cubic"]
@@ -106,17 +108,24 @@ def resample_argmax(logits: Tensor, shape: Sequence[int], dtype: torch.dtype = t
 
 
 def resample_nested(
-    logits: Tensor, shape: Sequence[int], levels: Sequence[Sequence[int]], dtype: torch.dtype = torch.uint8
+    logits: Tensor,
+    shape: Sequence[int],
+    levels: Sequence[Sequence[int]],
+    membership: NDArray[np.bool_],
+    dtype: torch.dtype = torch.uint8,
 ) -> Tensor:
     """Interpolate logits (C, *spatial) of nested structures linearly to `shape`, and paint outer ones first.
 
-    A structure is where its logit is above 0 (probability above 1/2); one that lies inside of others is painted over
-    them, as nnU-Net's regions are. Of those that lie beside each other the one with the largest logit is painted.
+    A structure is where its logit is above 0 (probability above 1/2). It is painted over the background and over what
+    lies around it, whatever the logit of that, as nnU-Net's regions are; over anything else, which lies beside it,
+    only if its logit is larger. (nnU-Net paints over that too, so that a spleen that is sure would lose to a tumour of
+    the liver that is barely there.) Of structures of one level the one with the largest logit is painted.
 
     Args:
         logits: channel c belongs to index c + 1.
         shape: target size.
         levels: indices by how many others they lie in, outermost first.
+        membership: (L, L), entry [i, j] tells whether i is j or lies around it.
         dtype: of the result.
 
     Returns:
@@ -124,11 +133,34 @@ def resample_nested(
     """
     result = torch.zeros(tuple(shape), dtype=dtype, device=logits.device)
     for part, block in _blocks(logits, shape, result):
+        height = torch.zeros(part.shape, dtype=logits.dtype, device=logits.device)
         for level in levels:
-            best = torch.zeros(part.shape, dtype=logits.dtype, device=logits.device)
-            for index in level:
-                _keep_largest(_channel(block, index - 1, part.shape), index, best, part)
+            height = _painted(block, part, height, level, membership)
     return result.cpu()
+
+
+def _painted(
+    block: Tensor, part: Tensor, height: Tensor, level: Sequence[int], membership: NDArray[np.bool_]
+) -> Tensor:
+    """Paint the structures of a level into `part`.
+
+    Args:
+        block: (C, *spatial), see `resample_nested`.
+        part: what the levels around have painted; changed.
+        height: the logit of what is painted, 0 for the background.
+        level, membership: see `resample_nested`.
+
+    Returns:
+        The height afterwards.
+    """
+    below, best = part.clone(), torch.zeros_like(height)
+    for index in level:
+        bar = height.clone()
+        for outer in np.flatnonzero(membership[:, index]).tolist():
+            bar.masked_fill_(below == outer, 0)
+        value = _channel(block, index - 1, part.shape)
+        _keep_largest(value.masked_fill(value <= bar, 0), index, best, part)
+    return torch.where(best > 0, best, height)
 
 
 def _blocks(logits: Tensor, shape: Sequence[int], result: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -34,6 +34,7 @@ def measure(name: str, data: str, iterations: int) -> dict[str, Any]:
     from medunet.engines.device import resolve_precision
     from medunet.labels import LabelMap
     from medunet.networks.forecast import Work, forecast
+    from medunet.training.costs import training_forecast
     from medunet.training.observe import Observer, Step
     from medunet.training.run import train
 
@@ -54,24 +55,15 @@ def measure(name: str, data: str, iterations: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         result = train(config, Path(folder) / "run", device="cpu", observer=watch)
     gaps = [b - a for a, b in zip(watch.times, watch.times[1:], strict=False)]
-    labels = LabelMap.from_mapping(config.labels)
-    precision = resolve_precision(config.train.precision, torch.device("cpu"))
-    work = Work(
-        size=config.train.patch_size,
-        batch=config.train.batch_size,
-        training=True,
-        precision=precision,
-        optimizer=config.train.optimizer.name,
-    )
-    cost = forecast(config.network, len(config.data.modality), labels.outputs, work)
-    single = forecast(
-        config.network, len(config.data.modality), labels.outputs, Work(size=config.train.patch_size, batch=1)
-    )
+    cpu = torch.device("cpu")
+    cost = training_forecast(config, cpu)
+    outputs = LabelMap.from_mapping(config.labels).outputs
+    single = forecast(config.network, len(config.data.modality), outputs, Work(size=config.train.patch_size))
     return {
         "name": name,
         "patch": "x".join(map(str, config.train.patch_size)),
         "batch": config.train.batch_size,
-        "precision": str(precision).removeprefix("torch."),
+        "precision": str(resolve_precision(config.train.precision, cpu)).removeprefix("torch."),
         "parameters": cost.parameters,
         "gflop": single.flops / 1e9,
         "seconds": statistics.median(gaps) if gaps else None,

@@ -70,6 +70,7 @@ def problems(text: str) -> list[tuple[str, str]]:
             "loss.1.class_weights.background",
             "would have no effect: of labels that lie inside of each other each is compared with the rest",
         ),
+        (f"labels: {BRATS}\nloss: {{name: iou, background: true}}", "loss.background", "no output for the background"),
         (
             "loss: {name: bce, class_weights: {background: 0.5, liver: 2.0}}",
             "loss.class_weights.background",
@@ -117,10 +118,11 @@ def test_a_case_is_annotated_for_what_all_its_patterns_name() -> None:
     labels = LabelMap.from_mapping({"background": 0, "liver": 1, "spleen": 2})
     assert annotated_labels("amos_1", annotated, labels) == (True, True, False)
     assert annotated_labels("x_late", annotated, labels) == (True, False, True)
-    assert annotated_labels("nobody", annotated, labels) is None
-    assert annotated_labels("other_1", annotated, labels) is None  # for all
+    assert annotated_labels("nobody", annotated, labels) == (True, True, True)
+    assert annotated_labels("other_1", annotated, labels) == (True, True, True)
+    assert annotated_labels("nobody", {}, labels) == (True, True, True)
 
 
 def test_the_ignore_label_is_no_structure_that_could_be_missing() -> None:
     labels = LabelMap.from_mapping({"background": 0, "liver": 1, "ignore": 255})
-    assert annotated_labels("a", {"*": ("liver",)}, labels) is None
+    assert annotated_labels("a", {"*": ("liver",)}, labels) == (True, True)

@@ -30,7 +30,6 @@ def problems(text: str) -> list[tuple[str, str]]:
             "loss.2.name",
             "one weight map",
         ),
-        (f"labels: {BRATS}\nloss: {{name: iou, background: true}}", "loss.background", "no output for the background"),
     ],
 )
 def test_a_combination_that_cannot_work_is_refused(text: str, what: str, words: str) -> None:
@@ -65,6 +64,9 @@ def test_what_works_is_taken(text: str) -> None:
         ("loss: {name: cross_entropy, class_weights: {liver: 0}}", "loss.class_weights.liver"),
         ("loss: {name: cldice, iterations: 0}", "loss.iterations"),
         ("loss: {name: hausdorff, alpha: 0}", "loss.alpha"),
+        ("loss: {name: hausdorff, alpha: 17}", "loss.alpha"),  # no number in float32
+        ("loss: {name: bce, positive_weight: 0}", "loss.positive_weight"),
+        ("loss: {name: bce, positive_weight: 1.0e+30}", "loss.positive_weight"),
         ("loss: {name: boundary_weighted_ce, sigma: 0}", "loss.sigma"),
         ("loss: {name: dice, weight: 0}", "loss.weight"),
         ("loss: {name: dice, alpha: 0.3}", "loss.alpha"),

@@ -96,12 +96,12 @@ def test_the_page_changes_three_files_and_adds_one() -> None:
 
 
 def test_the_command_lists_the_network_and_its_options(root: Path) -> None:
-    done = run(root, "-m", "medunet", "info", "--networks")
+    done = run(root, "-m", "medunet", "info", "--networks", "dilated")
     assert done.returncode == 0, done.stderr
     assert "dilated" in done.stdout
     assert "Dilation of every convolution, in their order." in done.stdout
     command = next(block.body for block in blocks() if block.language == "console")
-    assert "$ medunet info --networks" in command
+    assert "$ medunet info --networks dilated\n" in command
 
 
 def test_the_network_keeps_the_contract(root: Path) -> None:

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from medunet.engines import device as module
-from medunet.engines.device import channels_last, cpu_has_bf16, place, resolve_device, resolve_precision
+from medunet.engines.device import cpu_has_bf16, place, resolve_device, resolve_precision
 from medunet.errors import DeviceError, UsageError
+from medunet.networks.layout import channels_last
 
 CPU = torch.device("cpu")
 

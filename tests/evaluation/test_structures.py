@@ -74,6 +74,40 @@ def test_a_config_says_which_cases_were_annotated_for_what(tmp_path):
     assert list(structures.of("c")) == ["liver", "spleen"]
 
 
+BASE = """
+labels: {background: 0, liver: 1, spleen: 2}
+data: {annotated: {'a_*': [liver], b: [spleen]}}
+"""
+
+
+def test_what_a_config_extends_says_which_cases_were_annotated_for_what(tmp_path):
+    (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "middle.yaml").write_text("extends: base.yaml\ndata: {annotated: {b: [liver, spleen]}}\n")
+    (tmp_path / "own.yaml").write_text("extends: middle.yaml\nlabels: {background: 0, liver: 1, spleen: [2, 3]}\n")
+    for name, spleen in (("middle.yaml", (2,)), ("own.yaml", (2, 3))):
+        structures = read_structures(tmp_path / name)
+        assert structures.values == {"liver": (1,), "spleen": spleen}
+        assert list(structures.of("a_1")) == ["liver"]
+        assert list(structures.of("b")) == ["liver", "spleen"]
+        assert list(structures.of("c")) == ["liver", "spleen"]
+
+
+def test_labels_are_laid_over_those_that_a_config_extends(tmp_path):
+    (tmp_path / "base.yaml").write_text(BASE)
+    path = tmp_path / "more.yaml"
+    path.write_text("extends: base.yaml\nlabels: {kidney: 3}\n")
+    assert read_structures(path).values == {"liver": (1,), "spleen": (2,), "kidney": (3,)}
+    path.write_text("extends: base/3d.yaml\nname: mine\nlabels: {background: 0, liver: 1}\n")  # a shipped one
+    assert read_structures(path).values == {"liver": (1,)}
+
+
+def test_a_config_without_labels_in_any_of_its_files_is_refused(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("extends: base/3d.yaml\nname: x\n")
+    with pytest.raises(UsageError, match=r'has no key "labels", nor has what it extends'):
+        read_structures(path)
+
+
 @pytest.mark.parametrize("data", ["null", "[1]", "{annotated: 3}", "{annotated: {a: 7}}", "{}"])
 def test_a_config_that_states_nothing_usable_of_annotation_leaves_nothing_out(tmp_path, data):
     (tmp_path / "config.yaml").write_text(f"labels: {{background: 0, liver: 1}}\ndata: {data}\n")
@@ -111,7 +145,9 @@ def test_bad_lists_are_refused_with_the_part_that_is_wrong(text, words):
         ("- liver", "no mapping"),
         ("", "no mapping"),
         ("a: [1", "neither YAML nor JSON"),
-        ("extends: base.yaml\nname: x\n", "extends"),
+        ("extends: base.yaml\nname: x\n", "no such file beside labels.yaml"),
+        ("extends: base.yaml\nlabels: {liver: 1}\n", "no such file beside labels.yaml"),
+        ("extends: labels.yaml\nlabels: {liver: 1}\n", "goes round in a circle"),
         ("labels: {background: 0}", "names no structure"),
         ("labels: {background: 0, ignore: 2}", "names no structure"),
         ("labels: {background: 0, liver: 1, ignore: [1, 2]}", "wants value 1 to be ignored, but gives it to another"),

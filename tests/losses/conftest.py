@@ -57,9 +57,15 @@ def labels(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-@pytest.fixture(params=[(5, 4), (3, 3, 4)], ids=["2D", "3D"])
-def scene(labels: dict[str, Any], request: pytest.FixtureRequest) -> Scene:
-    return Scene(labels, request.param)
+@pytest.fixture
+def spatial() -> tuple[int, ...]:
+    """Of `scene`, where a test says nothing else."""
+    return (3, 3, 4)
+
+
+@pytest.fixture
+def scene(labels: dict[str, Any], spatial: tuple[int, ...]) -> Scene:
+    return Scene(labels, spatial)
 
 
 @pytest.fixture

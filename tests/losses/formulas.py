@@ -232,25 +232,35 @@ def surface(s: Sample) -> float:
     return float(np.mean(values))
 
 
-def _windows(s: Sample, case: int, values: Array, extreme: Callable[..., Any], corners: bool) -> Array:
-    """[voxel]: the extreme over the known neighbours of each voxel and itself; `corners`: diagonal ones too."""
-    result = np.zeros(len(s.places))
-    voxels = s.voxels(case)
+Near = dict[int, list[int]]
+"""By known voxel, its known neighbours and itself."""
+
+
+def _neighbours(s: Sample, case: int, corners: bool) -> Near:
+    """`corners`: diagonal ones too."""
+    voxels, near = s.voxels(case), {}
     for v in voxels:
         steps = {u: np.abs(np.subtract(s.places[u], s.places[v])) for u in voxels}
-        near = [u for u, step in steps.items() if step.max() <= 1 and (corners or step.sum() <= 1)]
-        result[v] = extreme(values[near])
+        near[v] = [u for u, step in steps.items() if step.max() <= 1 and (corners or step.sum() <= 1)]
+    return near
+
+
+def _extremes(values: Array, near: Near, extreme: Callable[..., Any]) -> Array:
+    """[voxel]: the extreme over the neighbours of each voxel."""
+    result = np.zeros(len(values))
+    for v, members in near.items():
+        result[v] = extreme(values[members])
     return result
 
 
-def _skeleton(s: Sample, case: int, values: Array, iterations: int) -> Array:
+def _skeleton(values: Array, cross: Near, block: Near, iterations: int) -> Array:
     def ridge(image: Array) -> Array:
-        opened = _windows(s, case, _windows(s, case, image, np.min, False), np.max, True)
+        opened = _extremes(_extremes(image, cross, np.min), block, np.max)
         return np.maximum(image - opened, 0)
 
     skeleton = ridge(values)
     for _ in range(iterations):
-        values = _windows(s, case, values, np.min, False)
+        values = _extremes(values, cross, np.min)
         skeleton = skeleton + (1 - skeleton) * ridge(values)
     return skeleton
 
@@ -258,10 +268,10 @@ def _skeleton(s: Sample, case: int, values: Array, iterations: int) -> Array:
 def cldice(s: Sample, iterations: int = 5) -> float:
     values = []
     for b in s.cases():
+        voxels, near = s.voxels(b), [_neighbours(s, b, corners) for corners in (False, True)]
         for c in s.structures(b):
-            voxels = s.voxels(b)
             p, t = s.p[b, c], s.t[b, c]
-            thin_p, thin_t = _skeleton(s, b, p, iterations), _skeleton(s, b, t, iterations)
+            thin_p, thin_t = (_skeleton(image, *near, iterations) for image in (p, t))
             precision = ((thin_p * t)[voxels].sum() + 1) / (thin_p[voxels].sum() + 1)
             sensitivity = ((thin_t * p)[voxels].sum() + 1) / (thin_t[voxels].sum() + 1)
             values.append(1 - 2 * precision * sensitivity / (precision + sensitivity))

@@ -14,9 +14,10 @@ from monai.networks.utils import one_hot
 from torch import Tensor
 from torch.nn import functional
 
+from medunet.losses import overlap
 from medunet.losses.centreline import soft_skeleton
 from medunet.losses.evidence import Exclusive, evidence
-from medunet.losses.overlap import label_sums
+from medunet.losses.overlap import label_sums, sums_by_mask
 from medunet.losses.targets import Targets
 
 SHAPES = pytest.mark.parametrize("shape", [(9, 7), (6, 5, 7)], ids=["2D", "3D"])
@@ -138,7 +139,7 @@ def test_the_complement_is_exact_where_a_label_is_nearly_certain(make_scene: Mak
     """log(1 - p) of a label with p = 1 - 1e-17, which rounds to 1, and of its rivals."""
     scene = make_scene(LABELS, (1, 1))
     logits = torch.tensor([0.0, 40.0, 0.0, 1.0]).reshape(1, 4, 1, 1)
-    found = evidence(logits, Targets.from_truth(scene.truth(batch=1), scene.labels, logits.device), scene.labels)
+    found = evidence(logits, Targets.from_truth(scene.truth(batch=1), scene.labels, logits.device), None)
     assert isinstance(found, Exclusive)
     rest = torch.log(torch.tensor(2 + torch.e).double()) - 40
     expected = torch.tensor([0.0, rest, 0.0, 0.0]).reshape(1, 4, 1, 1)
@@ -149,10 +150,22 @@ def test_the_complement_is_exact_where_a_label_is_nearly_certain(make_scene: Mak
 def test_sums_by_label_are_sums_over_masks(labels: int) -> None:
     generator = torch.Generator().manual_seed(0)
     values, index = torch.rand(3, 200, generator=generator), torch.randint(0, labels, (3, 200), generator=generator)
-    expected = torch.stack([torch.where(index == label, values, 0).sum(1) for label in range(labels)], dim=1)
+    expected = torch.stack(
+        [
+            values.new_tensor([row[which == label].sum() for label in range(labels)])
+            for row, which in zip(values, index, strict=True)
+        ]
+    )
     torch.testing.assert_close(label_sums(values, index, labels), expected)
-    elsewhere = label_sums(values.to("meta"), index.to("meta"), labels)  # the way of a GPU
-    assert elsewhere.shape == expected.shape
+    torch.testing.assert_close(sums_by_mask(values, index, labels), expected)
+
+
+def test_a_gpu_sums_over_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that is not the CPU, but has no values."""
+    asked: list[int] = []
+    monkeypatch.setattr(overlap, "sums_by_mask", lambda *call: asked.append(call[2]))
+    overlap.label_sums(torch.zeros(1, 4, device="meta"), torch.zeros(1, 4, dtype=torch.int64, device="meta"), 3)
+    assert asked == [3]
 
 
 def test_more_voxels_are_counted_than_float32_can_count_one_by_one() -> None:

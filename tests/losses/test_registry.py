@@ -176,13 +176,14 @@ def test_labels_beyond_a_byte_are_kept(make_scene: Make, shape: tuple[int, ...])
 
 
 @SHAPES
+@pytest.mark.parametrize("heads", [1, 2])
 def test_a_smaller_single_output_is_compared_with_the_middle_of_the_truth(
-    make_scene: Make, shape: tuple[int, ...]
+    make_scene: Make, shape: tuple[int, ...], heads: int
 ) -> None:
     scene = make_scene(organs(4), tuple(n - 2 for n in shape))
     truth = scene.truth(shape)
     middle = (slice(None), slice(None), *(slice(1, n - 1) for n in shape))
-    loss = scene.loss({"name": "dice"}, {"name": "boundary_weighted_ce"})
+    loss = scene.loss({"name": "dice"}, {"name": "boundary_weighted_ce"}, heads=heads)
     cropped = Truth(truth.labels[middle], weight=truth.weight[middle])
     assert loss(scene.logits(), truth) == loss(scene.logits(), cropped)
 
@@ -191,6 +192,17 @@ def test_a_single_output_of_a_network_with_several_is_the_finest(make_scene: Mak
     scene = make_scene(organs(4), (8, 6))
     several = scene.loss({"name": "dice"}, heads=3)
     assert several(scene.logits(), scene.truth()) == scene.loss({"name": "dice"})(scene.logits(), scene.truth())
+
+
+def test_what_is_known_of_the_labels_moves_with_the_loss_and_is_not_saved(make_scene: Make) -> None:
+    scene = make_scene({"background": 0, "a": [1, 2], "b": 2}, (4, 4))
+    loss = scene.loss({"name": "bce", "class_weights": {"b": 3.0}}, {"name": "dice"})
+    held = dict(loss.named_buffers())
+    assert held["membership"].tolist() == scene.labels.membership.tolist()
+    assert held["terms.0.class_weights"].tolist() == [1, 1, 3]
+    assert len(held) == 2
+    assert {buffer.device.type for buffer in loss.to("meta").buffers()} == {"meta"}
+    assert loss.state_dict() == {}
 
 
 def test_what_does_not_fit_is_refused(make_scene: Make) -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from medunet.config.network_options import Sizes
 from medunet.config.networks import AttentionUNetConfig, UNetConfig, UNetOptions
 from medunet.networks.attention import AttentionGate
-from medunet.networks.blocks import Layers, Sizes
+from medunet.networks.blocks import Layers
 from medunet.networks.registry import build_network
 from medunet.networks.unet import UNet
 

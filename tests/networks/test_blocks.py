@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medunet.config.network_options import Sizes
 from medunet.networks.blocks import (
     InstanceNorm,
     InterpolatedUp,
     Layers,
     MaxPool,
     MeanPool,
-    Sizes,
     build_up,
     interpolate,
     over_blocks,

@@ -16,9 +16,11 @@ from torch import nn
 
 from medunet.config.networks import UNet2015Config, UNetConfig
 from medunet.engines.device import place
+from medunet.errors import DataError
 from medunet.networks import forecast as module
 from medunet.networks.contract import parameter_count
 from medunet.networks.forecast import Work, forecast
+from medunet.networks.layout import channels_last
 from medunet.networks.ledger import HEAP_BLOCK, Ledger
 from medunet.networks.overview import usual_patch
 from medunet.networks.registry import NETWORKS, build_network
@@ -49,7 +51,7 @@ def real_peak(options: Any, work: Work) -> int:
     """Bytes that tensors hold at most in the same work, done with real ones."""
     with Ledger(processor=False) as ledger:
         network = place(build_network(options, 1, 3), options.dims, torch.device("cpu"))
-        image = torch.rand(work.batch, 1, *work.size).contiguous(memory_format=module._LAYOUTS[options.dims])
+        image = torch.rand(work.batch, 1, *work.size).contiguous(memory_format=channels_last(options.dims))
         ledger.peak = ledger.live
         (module._train if work.training else module._infer)(network, image, work)
     return ledger.peak
@@ -153,7 +155,7 @@ def test_a_size_off_the_grid_costs_what_the_next_one_does():
 
 
 def test_a_size_of_another_rank_is_refused():
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(DataError, match=r"takes sizes of 2 numbers, but got \(32, 32, 32\)"):
         forecast(small("unet"), 1, 3, Work(size=(32, 32, 32)))
 
 

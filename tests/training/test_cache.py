@@ -18,7 +18,7 @@ from medunet.config.schema import PreprocessConfig
 from medunet.errors import DataError, DatasetError
 from medunet.io.case import Case
 from medunet.labels import LabelMap
-from medunet.training.cache import CachedCase, case_key, prepare_case, prepare_cases, prepare_weights
+from medunet.training.cache import KNOWN, CachedCase, case_key, prepare_case, prepare_cases, prepare_weights
 from medunet.transforms.border_weights import border_weights
 
 LABELS = LabelMap.from_mapping({"background": 0, "organ": 4, "core": 205})
@@ -184,9 +184,17 @@ def test_a_structure_has_the_voxels_of_what_lies_inside_of_it(case: Case, tmp_pa
 def test_ignored_voxels_are_never_chosen(case: Case, tmp_path: Path) -> None:
     partly = LabelMap.from_mapping({"background": 0, "organ": 4, "ignore": 205})
     cached = prepare_case(case, tmp_path / "cache", AS_IS, partly)
-    assert 255 in cached.label()
-    assert set(cached.locations()) == {1}
-    assert set(cached.label()[tuple(cached.locations()[1].T)]) == {1}
+    label, locations = cached.label(), cached.locations()
+    assert 255 in label
+    assert set(locations) == {KNOWN, 1}
+    assert set(label[tuple(locations[1].T)]) == {1}
+    assert set(label[tuple(locations[KNOWN].T)]) == {0, 1}
+    assert len(locations[KNOWN]) == (label != 255).sum()
+
+
+def test_of_a_case_that_is_known_everywhere_only_structures_are_kept(case: Case, tmp_path: Path) -> None:
+    whole = LabelMap.from_mapping({"background": 0, "organ": 4, "core": 205, "ignore": 255})
+    assert set(prepare_case(case, tmp_path / "cache", AS_IS, whole).locations()) == {1, 2}
 
 
 # weight maps

@@ -19,7 +19,7 @@ from medunet.config.losses import BoundaryWeightedConfig
 from medunet.errors import DataError
 from medunet.geometry import Geometry, Reorientation
 from medunet.labels import LabelMap
-from medunet.training.cache import CachedCase, prepare_weights
+from medunet.training.cache import KNOWN, CachedCase, prepare_weights
 from medunet.training.patches import PatchDataset, cut_mirrored, cut_padded, patch_loader, patch_shape
 from medunet.transforms.preprocess import Record
 
@@ -30,7 +30,9 @@ def case(folder: Path, name: str, image: Any, label: Any) -> CachedCase:
     target.mkdir()
     np.save(target / "image.npy", image.astype(np.float32))
     np.save(target / "label.npy", label)
-    voxels = {str(index): np.argwhere(label == index).astype(np.int32) for index in np.unique(label) if index > 0}
+    voxels = {str(index): np.argwhere(label == index) for index in np.unique(label) if index not in (0, 255)}
+    if 255 in label:
+        voxels[str(KNOWN)] = np.argwhere(label != 255)
     np.savez(target / "locations.npz", **voxels)
     grid = Geometry.plain(label.shape)
     axes = tuple(range(label.ndim))
@@ -115,6 +117,32 @@ def test_labels_are_chosen_equally_often_however_large_they_are(
     samples = dataset({"train.foreground": 1.0}, [one])
     present = Counter(int(samples[number]["label"].max()) for number in range(200))
     assert present[2] == pytest.approx(100, abs=25)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_every_patch_of_a_case_with_unknown_voxels_holds_a_known_one(
+    dataset: Callable[..., PatchDataset], tmp_path: Path, share: float
+) -> None:
+    """Two annotated slices of forty, one of them with a structure; as many patches look at a structure as ever."""
+    label = np.full((12, 12, 40), 255, np.uint8)
+    label[:, :, 3] = 0
+    label[:, :, 31] = 0
+    label[6, 6, 31] = 1
+    one = case(tmp_path, "scribbled", np.ones((1, 12, 12, 40)), label)
+    samples = dataset({"train.foreground": share}, [one])
+    patches = [samples[number]["label"] for number in range(200)]
+    assert all((patch != 255).any() for patch in patches)
+    assert sum(bool((patch == 1).any()) for patch in patches) == pytest.approx(200 * share, abs=25)
+
+
+def test_a_case_with_unknown_voxels_and_no_structure_is_cut_where_it_is_known(
+    dataset: Callable[..., PatchDataset], tmp_path: Path
+) -> None:
+    label = np.full((12, 12, 40), 255, np.uint8)
+    label[:, :, 20] = 0
+    one = case(tmp_path, "background", np.ones((1, 12, 12, 40)), label)
+    samples = dataset({"train.foreground": 1.0}, [one])
+    assert all((samples[number]["label"] == 0).any() for number in range(50))
 
 
 def test_a_case_without_a_label_is_cut_anywhere(dataset: Callable[..., PatchDataset], tmp_path: Path) -> None:

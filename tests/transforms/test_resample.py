@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from medunet.labels import LabelMap
 from medunet.transforms.resample import Kind, resample, resample_argmax, resample_labels, resample_nested, taps
 
 KINDS: tuple[Kind, ...] = ("nearest", "linear", "cubic")
@@ -175,29 +180,80 @@ def test_more_than_256_labels_need_a_wider_type() -> None:
     assert resample_argmax(logits, (2, 2), torch.int32).unique().tolist() == [299]
 
 
-def painted(logits: Tensor, levels: tuple[tuple[int, ...], ...]) -> Tensor:
-    """The rule in words: level by level, the structure with the largest logit, where that is above 0."""
-    result = torch.zeros(logits.shape[1:], dtype=torch.long)
-    for level in levels:
-        largest, which = torch.stack([logits[index - 1] for index in level]).max(0)
-        result = torch.where(largest > 0, torch.tensor(level)[which], result)
-    return result
+FORESTS = [
+    {"a": 1},
+    {"a": 1, "b": 2},
+    {"whole": [1, 2, 3], "core": [2, 3], "enhancing": 3},
+    {"core": [2, 3], "enhancing": 3, "whole": [1, 2, 3]},
+    {"tumour": 2, "liver": [1, 2], "cyst": 4, "spleen": [3, 4]},
+    {"body": [1, 2, 3, 4, 5, 6], "liver": [2, 3], "tumour": 3, "kidney": [4, 5, 6], "stone": 5, "mass": 6, "table": 7},
+]
+
+
+def chosen(logits: Sequence[float], sets: Sequence[frozenset[int]]) -> int:
+    """The rule for one voxel, in words and sets: index 0 is the background, `sets` are the values of each index."""
+    now = 0
+    for depth in range(len(sets)):
+        able = []
+        for index in range(1, len(sets)):
+            lies_in = sum(sets[index] < other for other in sets[1:])
+            over_stranger = now > 0 and not sets[index] < sets[now]
+            if lies_in == depth and logits[index - 1] > (logits[now - 1] if over_stranger else 0):
+                able.append(index)
+        now = max(able, key=lambda index: logits[index - 1], default=now)
+    return now
+
+
+def nested_labels(structures: dict[str, Any]) -> LabelMap:
+    return LabelMap.from_mapping({"background": 0, **structures})
 
 
 @SHAPES
-@pytest.mark.parametrize("levels", [((1,),), ((1, 2),), ((1,), (2,), (3,)), ((3,), (1,), (2,)), ((4, 2), (1, 3))])
-def test_inner_structures_are_painted_over_outer_ones(
-    shape: tuple[int, ...], target: tuple[int, ...], levels: tuple[tuple[int, ...], ...]
+@pytest.mark.parametrize("structures", FORESTS, ids="-".join)
+def test_nested_structures_are_painted_by_the_rule(
+    shape: tuple[int, ...], target: tuple[int, ...], structures: dict[str, Any]
 ) -> None:
-    logits = torch.randn(sum(map(len, levels)), *shape)
+    labels = nested_labels(structures)
+    sets = [frozenset(label.values) for label in labels.labels]
+    logits = torch.randn(len(structures), *shape)
     for size in (target, shape):
-        result = resample_nested(logits, size, levels)
+        result = resample_nested(logits, size, labels.levels, labels.membership)
         assert result.dtype == torch.uint8
-        assert torch.equal(result.long(), painted(resample(logits, size, "linear"), levels))
+        columns = resample(logits, size, "linear").flatten(1).T.tolist()
+        assert result.flatten().tolist() == [chosen(column, sets) for column in columns]
 
 
-def test_a_logit_of_zero_paints_nothing() -> None:
-    assert resample_nested(torch.zeros(2, 3, 3), (3, 3), ((1,), (2,))).max() == 0
+@pytest.mark.parametrize(
+    ("liver", "tumour", "spleen", "expected"),
+    [
+        (-5.0, 0.1, 8.0, "spleen"),  # a sure spleen beside a tumour that is barely there
+        (3.0, 0.1, 8.0, "spleen"),
+        (3.0, 0.1, 2.0, "tumour"),  # inside of what is painted, however sure that is
+        (-5.0, 9.0, 8.0, "tumour"),
+        (-5.0, 0.1, -8.0, "tumour"),
+        (3.0, -1.0, 2.0, "liver"),
+        (0.0, 0.0, 0.0, "background"),
+    ],
+)
+def test_of_structures_beside_each_other_the_larger_logit_is_painted(
+    liver: float, tumour: float, spleen: float, expected: str
+) -> None:
+    labels = nested_labels({"liver": [1, 2], "tumour": 2, "spleen": 3})
+    logits = torch.tensor([liver, tumour, spleen]).reshape(3, 1, 1)
+    (index,) = resample_nested(logits, (1, 1), labels.levels, labels.membership).flatten().tolist()
+    assert labels.names[index] == expected
+
+
+def test_the_order_of_labels_decides_nothing() -> None:
+    structures = FORESTS[-1]
+    names, logits = list(structures), torch.randn(len(structures), 20, 30)
+    found = []
+    for order in (names, names[::-1]):
+        labels = nested_labels({name: structures[name] for name in order})
+        sorted_logits = logits[[names.index(name) for name in order]]
+        indices = resample_nested(sorted_logits, (20, 30), labels.levels, labels.membership)
+        found.append([labels.names[index] for index in indices.flatten().tolist()])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("choose", ["argmax", "nested"])
@@ -220,5 +276,5 @@ def test_labels_are_chosen_without_an_array_of_all_of_them(choose: str) -> None:
         if choose == "argmax":
             resample_argmax(logits, (16, 16, 16))
         else:
-            resample_nested(logits, (16, 16, 16), [range(1, 20), range(20, 51)])
+            resample_nested(logits, (16, 16, 16), [range(1, 20), range(20, 51)], np.eye(51, dtype=bool))
     assert largest <= 16**3

@@ -1,0 +1,10 @@
+"""The order of axes in memory in which convolutions run fastest. Knows nothing of networks."""
+
+from __future__ import annotations
+
+import torch
+
+
+def channels_last(dims: int) -> torch.memory_format:
+    """The memory format of images (B, C, *S) and kernels with `dims` spatial axes: their channels lie side by side."""
+    return torch.channels_last_3d if dims == 3 else torch.channels_last
