@@ -156,9 +156,9 @@ class MaxPool(nn.Module):
     """Maximum over blocks of the size of `stride`: (B, C, *S) to (B, C, *S / stride), S a multiple of `stride`.
 
     Autocast would pool in float32 in 3D and keep that copy for the gradient; a maximum is exact in every type.
-    PyTorch 2.13 has no deterministic gradient for it on CUDA in 3D (the documentation of
-    `torch.use_deterministic_algorithms` names MaxPool3d, but not MaxPool2d): where determinism is asked for, strided
-    views are compared instead, in 2D too.
+    Where determinism is asked for, strided views are compared on all devices but a CPU: PyTorch 2.13 has a
+    deterministic gradient for MaxPool3d on CUDA (says the documentation of `torch.use_deterministic_algorithms`), but
+    older ones refuse it.
     """
 
     def __init__(self, stride: Sizes) -> None:

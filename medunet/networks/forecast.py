@@ -8,7 +8,6 @@ beyond the `network:` section.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from medunet.config.network_options import NetworkOptions
 from medunet.errors import DataError
@@ -101,8 +99,7 @@ def forecast(options: NetworkOptions, in_channels: int, out_channels: int, work:
             "Give one number per axis; how many there are follows from network.dims.",
         )
     network = _laid_out(options, in_channels, out_channels)
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flops})
-    with FakeTensorMode(allow_non_fake_inputs=True), Ledger(processor=work.device == "cpu") as ledger, counter:
+    with FakeTensorMode(allow_non_fake_inputs=True), Ledger(processor=work.device == "cpu") as ledger:
         _without_memory(network)
         parameters, still = parameter_count(network), ledger.heap
         shape = (work.batch, in_channels, *options.padded(tuple(work.size)))
@@ -112,7 +109,7 @@ def forecast(options: NetworkOptions, in_channels: int, out_channels: int, work:
         else:
             _infer(network, image, work)
     beside = _beside(ledger, still, work) if work.device == "cpu" else 0
-    return Forecast(parameters, int(counter.get_total_flops()), ledger.peak - ledger.copies, beside)
+    return Forecast(parameters, ledger.flops, ledger.peak - ledger.copies, beside)
 
 
 def _beside(ledger: Ledger, still: int, work: Work) -> int:
@@ -200,13 +197,3 @@ def _dice_and_cross_entropy(outputs: Tensor | tuple[Tensor, ...], truth: Tensor)
         hit = probabilities.gather(1, index).flatten(1).sum(1)
         losses.append(entropy.mean() - hit.mean() / probabilities.flatten(1).sum(1).mean())
     return torch.stack(losses).sum()
-
-
-def _backward_flops(*shapes: Any, out_shape: Any = None, **_: Any) -> int:  # noqa: ARG001 - torch names it
-    """Operations of a convolution's gradients: each costs what the convolution does.
-
-    torch's own count takes every group for a whole convolution.
-    """
-    gradient, x, weight, transposed, wanted = shapes[0], shapes[1], shapes[2], shapes[7], shapes[10]
-    places = math.prod((x if transposed else gradient)[2:]) * x[0]
-    return int(2 * places * math.prod(weight) * sum(map(bool, wanted[:2])))

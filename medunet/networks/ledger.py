@@ -1,10 +1,11 @@
-"""Counts the bytes that tensors hold, and what a processor needs beside them, operation by operation.
+"""Counts operation by operation: the bytes that tensors hold, what a processor needs beside them, the arithmetic.
 
 Works on tensors without memory (torch's FakeTensorMode) as on real ones. Knows nothing of networks.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 from medunet.networks.layout import channels_last
 
@@ -25,6 +27,10 @@ _POINTWISE = frozenset(
 )
 _STRIDE, _TRANSPOSED = 3, 6
 """Positions among the arguments of a convolution."""
+_GROUPS = 9
+"""Position among the arguments of its backward step."""
+_LANES = 16
+"""Channels that oneDNN works on at once with AVX-512; half as many with AVX2, where the count is an upper bound."""
 _SINGLE = 4
 """Bytes of a float32."""
 
@@ -43,6 +49,8 @@ class Ledger(TorchDispatchMode):
         copies: bytes of the peak that are working copies.
         heap: bytes in blocks smaller than `HEAP_BLOCK` held now.
         heap_peak: the most that was.
+        flops: floating-point operations of convolutions and matrix products, a multiplication and an addition being
+            two, by torch's formulas. Its own FlopCounterMode follows modules too, which keeps their tensors alive.
     """
 
     def __init__(self, *, processor: bool) -> None:
@@ -52,12 +60,15 @@ class Ledger(TorchDispatchMode):
         self.copies = 0
         self.heap = 0
         self.heap_peak = 0
+        self.flops = 0
         self._processor = processor
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and enter what it made."""
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        self.flops += _flops(func, args, kwargs, result)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self._enter(leaf)
@@ -84,6 +95,24 @@ class Ledger(TorchDispatchMode):
         self.heap += size if abs(size) < HEAP_BLOCK else 0
 
 
+def _flops(func: Any, args: Any, kwargs: Any, result: Any) -> int:
+    if func is _BACKWARD:
+        return _of_gradients(args)
+    count = flop_registry.get(func.overloadpacket)
+    return 0 if count is None else int(count(*args, **kwargs, out_val=result))
+
+
+def _of_gradients(args: Any) -> int:
+    """Operations of a convolution's gradients: each costs what the convolution does.
+
+    torch's own count takes every group for a whole convolution.
+    """
+    gradient, x, weight = args[:3]
+    transposed, wanted = args[7], args[10]
+    places = math.prod((x if transposed else gradient).shape[2:]) * x.shape[0]
+    return int(2 * places * weight.numel() * sum(map(bool, wanted[:2])))
+
+
 def workspace(func: Any, args: Any, result: Any) -> int:
     """Bytes that an operation holds on a CPU only while it runs; 0 for those that hold nothing of note.
 
@@ -95,12 +124,25 @@ def workspace(func: Any, args: Any, result: Any) -> int:
     if func is _BACKWARD:
         gradient, x, weight = args[:3]
         sums = _bytes(gradient) if x.dtype != torch.float32 else 0
-        return sum(_bytes(tensor) for tensor in (gradient, x) if not _channels_last(tensor)) + 2 * _bytes(weight) + sums
+        copied = sum(_bytes(tensor) for tensor in (gradient, x) if not _channels_last(tensor))
+        return copied + _bytes(weight) + _in_blocks(weight, args[_GROUPS]) + sums
     if func in _PRODUCTS and result.dtype != torch.float32:
         return _SINGLE * int(result.numel())
     if func in _POINTWISE:
         return sum(_converted(operand, result) for operand in args[:2])
     return 0
+
+
+def _in_blocks(weight: Tensor, groups: int) -> int:
+    """Bytes of the weights of a convolution as its backward step holds them.
+
+    In 3D every group is filled up to whole blocks of channels: 256 times the weights where each channel is a group.
+    """
+    if groups == 1 or weight.ndim < 5:
+        return _bytes(weight)
+    channels = (weight.shape[0] // groups, weight.shape[1])
+    filled = math.prod(math.ceil(n / _LANES) * _LANES for n in channels)
+    return int(groups * filled * math.prod(weight.shape[2:]) * _SINGLE)
 
 
 def _of_convolution(args: Any, result: Tensor) -> int:

@@ -9,6 +9,9 @@ from medunet.engines.device import resolve_precision
 from medunet.labels import LabelMap
 from medunet.networks.forecast import Forecast, Work, forecast
 
+_LARGE = 1000
+"""Mebibytes from which on gibibytes are told."""
+
 
 def training_forecast(config: Config, device: torch.device) -> Forecast:
     """Costs of one training step, as `networks.forecast` tells them; takes a second or a few and no memory.
@@ -40,6 +43,7 @@ def costs_in_words(config: Config, device: torch.device) -> str:
         cost = training_forecast(config, device)
     except RuntimeError:  # torch's for operations whose outcome depends on values
         return "What a step will take cannot be told for this network."
-    memory = cost.total_bytes / 2**30
+    mebibytes = cost.total_bytes / 2**20
+    memory = f"{mebibytes:.0f} MiB" if mebibytes < _LARGE else f"{mebibytes / 2**10:.1f} GiB"
     how = "about" if device.type == "cpu" else "at least"
-    return f"{cost.parameters / 1e6:.1f} million parameters; a step will take {how} {memory:.1f} GiB of memory."
+    return f"{cost.parameters:,} parameters; a step will take {how} {memory} of memory."

@@ -41,6 +41,11 @@ def test_a_valid_file_is_summed_up_in_one_line_on_stdout(medunet):
     assert out.count("\n") == 1
 
 
+def test_the_levels_of_the_published_network_are_summed_up_too(medunet):
+    Path("a.yaml").write_text(GOOD + "network: {name: unet2015}\ntrain: {patch_size: [100, 100, 100]}\n")
+    assert "3D unet2015 of 4 levels (64 to 512 features), " in medunet("config", "check", "a.yaml")[1]
+
+
 def test_every_problem_stands_on_a_line_of_its_own_on_stderr(medunet, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     Path("a.yaml").write_text(GOOD + "train:\n  batch_size: two\n  epochs: 0\ntrian: {}\n")

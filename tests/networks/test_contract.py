@@ -145,12 +145,38 @@ def test_the_table_the_config_and_its_schema_name_the_same_networks() -> None:
         assert row.source
 
 
-def test_a_network_states_what_its_options_state(case: Case) -> None:
-    network, config = case.network, case.config
-    assert isinstance(network, Network)
-    assert (network.dims, network.in_channels, network.out_channels) == (config.dims, IN, OUT)
-    assert (network.stride, network.minimum_size, network.margin) == (config.stride, config.minimum_size, config.margin)
+class Seen(Exception):
+    """The network was given its image; that is all a test wants to know."""
+
+
+def size_seen(network: Network, image: Tensor) -> tuple[int, ...]:
+    """The size that `outputs` gets of an image."""
+
+    def look(x: Tensor) -> tuple[Tensor, ...]:
+        raise Seen(tuple(x.shape[2:]))
+
+    network.outputs = look  # type: ignore[method-assign]
+    with pytest.raises(Seen) as caught:
+        network.interior(image)
+    size: tuple[int, ...] = caught.value.args[0]
+    return size
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_size_that_fits_is_computed_as_it_is(case: Case, training: bool) -> None:
+    """All but a single voxel at the deepest level, where the norm needs a second one."""
+    config, network = case.config, copy.deepcopy(case.network).train(training)
     assert config.fits(config.minimum_size)
+    counts = []
+    for steps, batch in itertools.product(itertools.product((0, 1, 2), repeat=config.dims), (1, 2)):
+        sizes = zip(config.minimum_size, config.stride, steps, strict=True)
+        size = tuple(least + step * k for least, step, k in sizes)
+        assert config.fits(size)
+        seen = size_seen(network, torch.zeros(batch, IN, *size))
+        alone = config.leaves_one_value(size, batch) and (training or config.normalisation != "batch")
+        assert seen == ((*size[:-1], size[-1] + config.stride[-1]) if alone else size)
+        counts.append(alone)
+    assert sum(counts) <= 2
 
 
 def test_in_evaluation_mode_one_tensor_has_the_size_of_the_image(case: Case) -> None:

@@ -48,7 +48,8 @@ def test_an_encoder_has_the_parameters_of_the_published_classifier_but_its_head(
     assert sum(parameter.numel() for parameter in encoder.parameters()) == count - head
 
 
-@pytest.mark.parametrize(("backbone", "dims"), [("b0", 2), ("b1", 2), ("b2", 3), ("b3", 2), ("r18", 3), ("r50", 2)])
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("backbone", PUBLISHED)
 def test_each_stage_halves_every_size_that_the_network_takes(backbone: str, dims: int) -> None:
     with torch.device("meta"):
         encoder = make(backbone, dims).encoder
@@ -90,6 +91,18 @@ def test_a_gradient_reaches_every_parameter(backbone: str) -> None:
         torch.manual_seed(seed)
         network(torch.randn(4, 1, 32, 64)).square().mean().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+
+
+@pytest.mark.parametrize(("training", "batch", "seen"), [(True, 2, 1), (False, 1, 1), (True, 1, 2)])
+def test_one_pixel_at_the_deepest_level_is_enough_for_two_images_or_running_statistics(
+    training: bool, batch: int, seen: int
+) -> None:
+    network = make("r18").train(training)
+    widths: list[int] = []
+    network.encoder.layer4.register_forward_hook(lambda _, __, out: widths.append(out.shape[-1]))
+    with torch.no_grad():
+        network(torch.randn(batch, 1, 32, 32))
+    assert widths == [seen]
 
 
 @pytest.mark.parametrize("backbone", ["b0", "r18"])

@@ -139,11 +139,37 @@ ONE_VOXEL = list(itertools.product(("instance", "batch", "group", "none"), (Fals
 def test_a_patch_of_one_voxel_at_the_deepest_level_is_trained_on(norm: str, residual: bool, down: str) -> None:
     options = {"norm": norm, "residual": residual, "down": down, "attention": True, "up": "bilinear", "dims": 2}
     network = build(UNetConfig(channels=(8, 8, 16), **options)).train()
+    sizes: list[tuple[int, ...]] = []
+    network.encoder[0].register_forward_hook(lambda _, __, out: sizes.append(tuple(out.shape[2:])))
     output = network(image_for(network, times=1, batch=1))
     assert isinstance(output, Tensor)
     assert output.shape == (1, 3, 4, 4)
+    assert sizes == [(4, 8) if norm in {"instance", "batch"} else (4, 4)]  # group: two features, two values
     output.square().sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters() if parameter.grad is not None)
+
+
+BATCH_OF_TWO = {"instance": (4, 8), "batch": (4, 4), "group": (4, 4), "none": (4, 4)}
+
+
+@pytest.mark.parametrize("norm", BATCH_OF_TWO)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_patch_is_only_padded_where_its_norm_needs_a_second_voxel(norm: str, training: bool) -> None:
+    network = build(UNetConfig(channels=(8, 8, 16), norm=norm, dims=2)).train(training)
+    sizes: list[tuple[int, ...]] = []
+    network.encoder[0].register_forward_hook(lambda _, __, out: sizes.append(tuple(out.shape[2:])))
+    with torch.no_grad():
+        network(image_for(network, times=1, batch=2))
+        if not training:
+            network(image_for(network, times=1, batch=1))
+    assert set(sizes) == {BATCH_OF_TWO[norm]}
+
+
+def test_a_group_of_one_feature_on_the_coarsest_grid_is_padded_for() -> None:
+    """The last level has two features per group, but the one before it, on the same grid, has one."""
+    config = UNetConfig(channels=(8, 8, 16), strides=(1, 2, 1), norm="group", dims=2)
+    network = build(config).train()
+    assert all(torch.isfinite(output).all() for output in as_tuple(network(torch.randn(1, 2, 2, 2))))
 
 
 def test_a_residual_block_starts_as_its_shortcut() -> None:
@@ -215,13 +241,18 @@ def test_weights_keep_the_names_that_saved_models_have() -> None:
     ]
 
 
-@pytest.mark.parametrize(("residual", "blocks", "count"), [(False, 2, 16_548_076), (True, (1, 3, 4, 6, 6), 62_810_412)])
-def test_the_default_unet_lacks_only_the_head_that_nnunet_does_not_train(
-    residual: bool, blocks: Any, count: int
-) -> None:
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        (UNetConfig(), 16_548_076),
+        (UNetConfig(residual=True), 62_810_412),
+        (ResidualUNetConfig(name="residual_unet"), 62_810_412),
+    ],
+)
+def test_the_default_unet_lacks_only_the_head_that_nnunet_does_not_train(config: Any, count: int) -> None:
     """The counts are those of nnU-Net, whose loss gives the coarsest of its heads the weight 0."""
     with torch.device("meta"):
-        network = build_network(UNetConfig(residual=residual, blocks=blocks), 1, 3)
+        network = build_network(config, 1, 3)
     coarsest_head = 3 * 256 + 3
     assert parameter_count(network) == count - coarsest_head
 

@@ -225,6 +225,17 @@ def test_in_bfloat16_the_logits_are_nearly_the_same(dims: int) -> None:
     assert float((rough - exact).norm() / exact.norm()) < 0.05
 
 
+@RANKS
+def test_pooling_keeps_half_precision(dims: int) -> None:
+    """torch's own, under autocast, would keep a copy in float32 of what it pools in 3D."""
+    network = small(dims)
+    found: list[torch.dtype] = []
+    network.pool.register_forward_hook(lambda _, __, out: found.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        network.interior(torch.randn(1, 2, *network.minimum_size))
+    assert found == [torch.bfloat16] * (len(SMALL[dims]) - 1)
+
+
 # the edges of the contract
 
 

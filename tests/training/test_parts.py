@@ -37,6 +37,20 @@ def batch(seed: int = 0, scale: float = 1.0) -> dict[str, torch.Tensor]:
     return {"image": image, "label": (image > 0.5).long() + (image > 1.2).long()}
 
 
+def test_the_loss_is_moved_to_the_device(make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[torch.device] = []
+
+    class Loss(torch.nn.Module):
+        def to(self, device: torch.device) -> Any:  # type: ignore[override]
+            moved.append(device)
+            return self
+
+    monkeypatch.setattr("medunet.training.parts.build_loss", lambda *_: Loss())
+    config = make_config(Path("unused"))
+    build_parts(config, CPU, labels=LabelMap.from_mapping(config.labels))
+    assert moved == [CPU]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

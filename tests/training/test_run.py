@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -51,6 +52,13 @@ def test_a_run_folder_holds_everything(tiny_run: Path) -> None:
     ):
         assert (tiny_run / name).stat().st_size > 0, name
     assert not [path for path in tiny_run.rglob("*") if ".part-" in path.name or ".old-" in path.name]
+
+
+def test_the_log_tells_what_a_step_will_cost_before_the_first(tiny_run: Path) -> None:
+    log = (tiny_run / "train.log").read_text()
+    told = re.search(r"[\d,]+ parameters; a step will take about \d+ MiB of memory\.", log)
+    assert told is not None
+    assert told.end() < log.index("Training unet on cpu in float32.")
 
 
 def test_the_config_of_a_run_is_the_one_it_was_trained_with(
@@ -319,12 +327,12 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoin
     def exploding(*args: Any) -> Any:
         loss, calls = original(*args), []
 
-        def call(*values: Any) -> torch.Tensor:
+        def explode(_: Any, __: Any, value: torch.Tensor) -> torch.Tensor:
             calls.append(1)
-            factor = float("nan") if len(calls) > 3 else 1.0
-            return loss(*values) * factor
+            return value * (float("nan") if len(calls) > 3 else 1.0)
 
-        return call
+        loss.register_forward_hook(explode)
+        return loss
 
     monkeypatch.setattr(parts, "build_loss", exploding)
     config = make_config(tiny_dataset, {"train.epochs": 3, "train.iterations_per_epoch": 2})
