@@ -9,7 +9,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,7 @@ def _header(predictor: Predictor) -> dict[str, Any]:
         "models": [
             {"path": str(model.path), "name": model.spec.name, "weights_sha256": model.id} for model in predictor.models
         ],
-        "labels": predictor.labels.to_mapping(),
+        "labels": replace(predictor.labels, ignore=()).to_mapping(),  # a mask holds no unknown voxel
         "device": str(predictor.device),
         "precision": str(predictor.precision).removeprefix("torch."),
         "tta": predictor.tta,

@@ -79,6 +79,16 @@ def test_predict_json_says_what_was_done(predictor: Predictor, folder: Path, tmp
     assert bad["outputs"] == []
 
 
+def test_predict_json_names_no_value_that_masks_never_hold(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    spec = yaml.safe_load((model / "model.yaml").read_text())
+    spec["labels"]["ignore"] = 255
+    (model / "model.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    predict(Predictor(model, device="cpu"), folder, tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "predict.json").read_text())
+    assert report["labels"] == {"background": 0, "organ": 4, "core": 205}
+
+
 def test_an_empty_mask_is_remarked_on(tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     model = shutil.copytree(tiny_model, tmp_path / "model")
     spec = yaml.safe_load((model / "model.yaml").read_text())
