@@ -5,21 +5,9 @@ from __future__ import annotations
 import pytest
 
 from medunet.config.derived import annotated_labels, annotated_names
-from medunet.config.load import parse_config
-from medunet.errors import ConfigError
 from medunet.labels import LabelMap
 
-LABELS = "{background: 0, liver: 1, spleen: 2}"
 BRATS = "{background: 0, whole: [1, 2, 3], core: [2, 3], enhancing: 3}"
-
-
-def problems(text: str) -> list[tuple[str, str]]:
-    labels = "" if "labels:" in text else f"labels: {LABELS}\n"
-    try:
-        parse_config(f"name: t\n{labels}{text}")
-    except ConfigError as error:
-        return [(problem.what, str(problem)) for problem in error.problems]
-    return []
 
 
 @pytest.mark.parametrize(
@@ -82,7 +70,7 @@ def problems(text: str) -> list[tuple[str, str]]:
         ("data: {annotated: {a: [background]}}", "data.annotated.a", "names no structure"),
     ],
 )
-def test_labels_that_cannot_work_are_one_problem(text: str, what: str, words: str) -> None:
+def test_labels_that_cannot_work_are_one_problem(problems, text, what, words):
     ((found, message),) = problems(text)
     assert found == what
     assert words in message
@@ -101,11 +89,11 @@ def test_labels_that_cannot_work_are_one_problem(text: str, what: str, words: st
         "loss: {name: boundary_weighted_ce, cells: background}",
     ],
 )
-def test_nested_ignored_and_partly_annotated_labels_are_let_through(text: str) -> None:
+def test_nested_ignored_and_partly_annotated_labels_are_let_through(problems, text):
     assert problems(text) == []
 
 
-def test_every_crossing_is_told_at_once() -> None:
+def test_every_crossing_is_told_at_once(problems):
     found = problems("labels: {background: 0, a: [1, 2], b: [2, 3], c: [3, 4]}")
     assert [what for what, _ in found] == ["labels.b", "labels.c"]
 

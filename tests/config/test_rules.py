@@ -6,19 +6,8 @@ import pytest
 
 from medunet.config.load import parse_config
 from medunet.config.rules import findings
-from medunet.errors import ConfigError
 
 LABELS = "{background: 0, liver: 1, spleen: 2}"
-
-
-def problems(text):
-    head = "" if text.startswith("name:") else "name: t\n"
-    labels = "" if "labels:" in text else f"labels: {LABELS}\n"
-    try:
-        parse_config(head + labels + text)
-    except ConfigError as error:
-        return [(problem.what, str(problem)) for problem in error.problems]
-    return []
 
 
 @pytest.mark.parametrize(
@@ -81,7 +70,7 @@ def problems(text):
         ("loss: [{name: tversky, alpha: 0, beta: 0}]", "loss.0.beta", "cannot both be 0"),
     ],
 )
-def test_a_combination_that_cannot_work_is_one_problem(text, what, words):
+def test_a_combination_that_cannot_work_is_one_problem(problems, text, what, words):
     ((found, message),) = problems(text)
     assert found == what
     assert words in message
@@ -107,7 +96,7 @@ def test_a_combination_that_cannot_work_is_one_problem(text, what, words):
         "loss: {name: tversky, alpha: 0}",
     ],
 )
-def test_unusual_combinations_that_work_are_let_through(text):
+def test_unusual_combinations_that_work_are_let_through(problems, text):
     assert problems(text) == []
 
 
