@@ -30,7 +30,8 @@ def test_a_combination_that_cannot_work_is_refused(problems, text, what, words):
         "loss: {name: focal_tversky, beta: 0}",
         "loss: [{name: dice, background: true}, {name: boundary_weighted_ce}, {name: topk_ce, percent: 5}]",
         "loss: [{name: cross_entropy, class_weights: {background: 0.5, liver: 2}, label_smoothing: 0.1}]",
-        "labels: {background: 0, a: [1, 2], b: 2}\nloss: [{name: dice, batch: true}, {name: bce, class_weights: {b: 2}}]",
+        "labels: {background: 0, whole: [1, 2], core: 2}\n"
+        "loss: [{name: dice, batch: true}, {name: bce, class_weights: {core: 2}}]",
         "loss: [{name: dice}, {name: cldice, iterations: 3}, {name: surface}, {name: hausdorff, alpha: 1}]",
     ],
 )
