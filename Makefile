@@ -15,6 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 PEER_VERSION := 0.4.4
+NNUNET := .peers/nnunet/.installed
 PEER := .peers/dynamic-network-architectures-$(PEER_VERSION)/.installed
 
 # Each pytest worker keeps to one thread, so that two workers fill two cores and no more.
@@ -23,7 +24,7 @@ docs: export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-gpu lint format docs bench bench-networks peers clean
+.PHONY: help setup demo test test-slow test-gpu lint format docs bench bench-networks peers peer-nnunet clean
 
 help:  ## list the chores
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,11 +39,23 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 $(PEER): | $(STAMP)
-	rm -rf .peers
+	rm -rf .peers/dynamic-network-architectures-*
 	$(PIP) --no-deps --target $(@D) dynamic-network-architectures==$(PEER_VERSION)
 	@touch $@
 
 peers: $(PEER)  ## nnU-Net's networks, which the tests compare with ours; kept out of .venv
+
+$(NNUNET): Makefile
+	rm -rf .peers/nnunet
+	$(PYTHON) -m venv .peers/nnunet
+	.peers/nnunet/bin/pip install --quiet torch==2.13.0 numpy scipy nibabel SimpleITK scikit-image scikit-learn pandas \
+		matplotlib seaborn tifffile imagecodecs requests tqdm graphviz yacs einops blosc2 "batchgenerators>=0.25.1" \
+		threadpoolctl pyyaml huggingface_hub safetensors future unittest2
+	.peers/nnunet/bin/pip install --quiet --no-deps nnunetv2==2.8.1 dynamic-network-architectures==$(PEER_VERSION) \
+		acvl-utils batchgeneratorsv2 fft-conv-pytorch connected-components-3d timm
+	@touch $@
+
+peer-nnunet: $(NNUNET)  ## nnU-Net 2.8.1 in an environment of its own, for make bench
 
 setup: $(STAMP)  ## install medunet and its tools into .venv
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import medunet.environment  # noqa: F401 - before any library that would call home
+
 if TYPE_CHECKING:  # what type checkers and editors see
     from medunet.config.load import load_config
     from medunet.config.schema import Config
@@ -19,6 +21,7 @@ if TYPE_CHECKING:  # what type checkers and editors see
     from medunet.io.volume import Segmentation, Volume
     from medunet.labels import LabelMap
     from medunet.model import Model, load_model
+    from medunet.training.folds import train_folds
     from medunet.training.run import train
 
 __version__ = "0.1.0"
@@ -36,6 +39,7 @@ _PUBLIC = {
     "load_config": "medunet.config.load",
     "load_model": "medunet.model",
     "train": "medunet.training.run",
+    "train_folds": "medunet.training.folds",
 }
 
 __all__ = [
@@ -52,6 +56,7 @@ __all__ = [
     "load_config",
     "load_model",
     "train",
+    "train_folds",
 ]
 
 

@@ -108,6 +108,19 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name where the disk allows it, else copy it. Use it inside of `atomic_folder`.
+
+    Raises:
+        OSError: neither is possible.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without hard links
+        shutil.copyfile(source, target)
+
+
 def _flush(path: Path) -> None:
     """Make the content of a file reach the disk before its name does."""
     with open(path, "rb+") as handle:

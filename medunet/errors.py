@@ -32,6 +32,8 @@ class MedunetError(Exception):
     """
 
     exit_code = 1
+    told = False
+    """Whether another process of the same training tells it."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

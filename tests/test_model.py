@@ -104,6 +104,7 @@ def test_the_folder_holds_two_files_and_nothing_that_runs(written: Path) -> None
     assert safetensors.torch.load_file(written / WEIGHTS_FILE)
     text = (written / SPEC_FILE).read_text(encoding="utf-8")
     assert "!!python" not in text
+    assert "weights" not in yaml.safe_load(text)  # versions that know no ensembles read it
     assert "kühn: ja" in text
 
 
@@ -200,7 +201,16 @@ def test_weights_that_are_something_else_with_a_right_hash_are_refused(folder: P
     (folder / WEIGHTS_FILE).write_bytes(data)
     edit(folder, lambda spec: spec["files"][WEIGHTS_FILE].update(sha256=hashlib.sha256(data).hexdigest()))
     with pytest.raises(ModelError, match=rf"{WEIGHTS_FILE} is not readable"):
-        load_model(folder)
+        load_model(folder).build()
+
+
+def test_weights_that_change_after_the_check_are_found_when_they_are_read(folder: Path) -> None:
+    model = load_model(folder)
+    data = bytearray((folder / WEIGHTS_FILE).read_bytes())
+    data[-1] ^= 1
+    (folder / WEIGHTS_FILE).write_bytes(data)
+    with pytest.raises(ModelError, match=rf"{WEIGHTS_FILE} was changed or damaged"):
+        model.build()
 
 
 def test_missing_weights_are_named(folder: Path) -> None:
@@ -260,6 +270,8 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no hash": (lambda spec: spec["files"].clear(), "states no hash"),
     "a file that is not there": (
         lambda spec: spec["files"].update({"../secret": {"sha256": "0" * 64, "bytes": 1}}), r"lacks \.\./secret"),
+    "no weights": (lambda spec: spec.update(weights=[]), "not understood at weights"),
+    "weights that are not listed": (lambda spec: spec.update(weights=["other"]), "states no hash for other"),
     "labels without background": (lambda spec: spec.update(labels={"liver": 1}), "background first"),
     "label without a value": (lambda spec: spec["labels"].update(liver=[]), "liver has none"),
     "clean-up of an unknown label": (lambda spec: spec["postprocess"][0].update(label="spleen"), 'names "spleen"'),

@@ -23,6 +23,7 @@ def test_the_public_names_are_these() -> None:
         "load_config",
         "load_model",
         "train",
+        "train_folds",
     ]
 
 

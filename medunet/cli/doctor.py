@@ -9,7 +9,9 @@ import typer
 REQUIRED = {
     "monai": "monai",
     "nibabel": "nibabel",
+    "matplotlib": "matplotlib",
     "numpy": "numpy",
+    "nvidia-ml-py": "pynvml",
     "pillow": "PIL",
     "psutil": "psutil",
     "pydantic": "pydantic",
@@ -29,6 +31,7 @@ REQUIRED = {
 
 OPTIONAL = {
     "codecs": ("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls"),
+    "mlflow": ("mlflow",),
     "tensorboard": ("tensorboard",),
 }
 """Extra to the distributions it installs."""
@@ -52,8 +55,8 @@ TRANSFER_SYNTAXES = {
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show versions, devices, memory and codecs, what is missing and how to get it; writes nothing."""
-    from medunet.cli import machine
     from medunet.cli.facts import show_facts, show_json, show_sentences
+    from medunet.engines import machine
 
     packages = [check_package(name, module) for name, module in REQUIRED.items()]
     broken = [row for row in packages if row["problem"]]

@@ -31,20 +31,41 @@ def info(
         bool, typer.Option("--networks", help="List the networks, what they cost and their options.")
     ] = False,
     losses: Annotated[bool, typer.Option("--losses", help="List the losses and their options.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="List the parameters of a model: names, as train.freeze takes them.")
+    ] = False,
 ) -> None:
     """Say what a path is and whether it is healthy (exit code 1 if not)."""
     from medunet.errors import UsageError
 
     if [networks, losses, path is not None and not networks].count(True) != 1:
         raise UsageError("Give one of PATH, --networks and --losses.", "For example: medunet info scan.nii.gz.")
+    if layers and (networks or losses):
+        raise UsageError("--layers needs a model.", "For example: medunet info runs/liver/model --layers.")
     from medunet.config import catalogue
 
     if networks:
         _show_networks(_chosen(catalogue.networks(), path), as_json=as_json)
     elif losses:
         _show_choices(catalogue.losses(), as_json=as_json)
+    elif path is not None and layers:
+        _show_layers(path, as_json=as_json)
     elif path is not None:
         _show_path(path, as_json=as_json)
+
+
+def _show_layers(path: Path, *, as_json: bool) -> None:
+    """A line per parameter: name and shape."""
+    from medunet.cli.facts import show_json
+    from medunet.io.describe.model import layers_of
+
+    found = layers_of(path)
+    if as_json:
+        show_json({name: list(shape) for name, shape in found.items()})
+        return
+    width = max(map(len, found), default=0)
+    for name, shape in found.items():
+        typer.echo(f"{name:<{width}}  {'x'.join(map(str, shape))}".rstrip())
 
 
 def _show_path(path: Path, *, as_json: bool) -> None:

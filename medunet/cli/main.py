@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from medunet.cli import config, demo, doctor, evaluate, info, predict, train
-from medunet.errors import Interrupted, MedunetError
+from medunet.errors import Interrupted, MedunetError, UsageError
 
 app = typer.Typer(
     name="medunet",
@@ -60,6 +60,11 @@ def options(
     logger.propagate = False
 
 
+def _told_elsewhere(error: MedunetError) -> bool:
+    """Whether another process that torchrun started says the same: it gives all of a host the same command."""
+    return error.told or (isinstance(error, UsageError) and os.environ.get("LOCAL_RANK", "0") != "0")
+
+
 def main() -> None:
     """Run the command line; ends the process with 0, 1, 2, 3 or 130 (see docs/reference/cli.md)."""
     debug = bool(os.environ.get("MEDUNET_DEBUG"))
@@ -68,7 +73,8 @@ def main() -> None:
     except MedunetError as error:
         if debug:
             raise
-        print(f"medunet: {error}", file=sys.stderr)
+        if not _told_elsewhere(error):
+            print(f"medunet: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit) as end:
         if isinstance(end, SystemExit) and end.code != Interrupted.exit_code:  # Typer turns Ctrl-C into an exit

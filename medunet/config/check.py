@@ -40,6 +40,8 @@ _STAND_INS: dict[str, Any] = {
     "label": "structure",
     "ml": 1.0,
     "above": 0.0,
+    "layers": "*",
+    "tracking_uri": "sqlite:///mlflow.db",
 }
 """What takes the place of a required key that is missing or wrong while the rest is judged."""
 

@@ -9,12 +9,12 @@ from medunet.config.schema import AugmentConfig
 from medunet.labels import LabelMap
 
 
-def budget_seconds(budget: str | None) -> float | None:
+def seconds_of(duration: str | None) -> float | None:
     """`"30min"` to 1800.0; null to null."""
-    if budget is None:
+    if duration is None:
         return None
-    number = float(budget.rstrip("secminh "))
-    unit = budget.lstrip("0123456789. ")
+    number = float(duration.rstrip("secminh "))
+    unit = duration.lstrip("0123456789. ")
     return number * {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}[unit]
 
 

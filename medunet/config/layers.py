@@ -20,7 +20,12 @@ from medunet.config.networks import shared_options
 from medunet.config.schema import Config
 from medunet.errors import Problem
 
-PATH_KEYS: tuple[KeyPath, ...] = (("data", "root"), ("data", "cache"), ("network", "encoder_weights"))
+PATH_KEYS: tuple[KeyPath, ...] = (
+    ("data", "root"),
+    ("data", "cache"),
+    ("network", "encoder_weights"),
+    ("train", "start_from"),
+)
 """Keys that hold a path: `${VAR}` and `~` are expanded, a relative one starts at the file that holds it."""
 
 _LABELS: KeyPath = ("labels",)

@@ -143,7 +143,7 @@ def _patch(config: Config) -> Iterator[Finding]:
         yield _off_the_grid(config)
     elif any(size < least for size, least in zip(patch, network.least_patch, strict=True)):
         yield _less_than_a_tile(config)
-    elif network.leaves_one_value(patch, config.train.batch_size):
+    elif network.leaves_one_value(patch, _at_once(config)):
         yield _one_value(config)
 
 
@@ -188,7 +188,12 @@ def _one_value(config: Config) -> Finding:
 
 def _nearest(config: Config) -> str:
     """The nearest patch that all of these rules let through."""
-    return in_brackets(config.network.nearest_patch(config.train.patch_size, config.train.batch_size))
+    return in_brackets(config.network.nearest_patch(config.train.patch_size, _at_once(config)))
+
+
+def _at_once(config: Config) -> int:
+    """Fewest patches that the network sees together."""
+    return max(1, config.train.batch_size // config.train.accumulate)
 
 
 NETWORK_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from medunet.config.derived import budget_seconds, mirror_axes
+from medunet.config.derived import mirror_axes
 from medunet.config.document import KeyPath, as_written
 from medunet.config.finding import Finding, in_brackets
 from medunet.config.label_rules import LABEL_RULES
 from medunet.config.loss_rules import LOSS_RULES
 from medunet.config.network_rules import NETWORK_RULES
-from medunet.config.schema import Config, IntensityCtWindow, IntensityPercentile, SgdConfig
+from medunet.config.schema import Config, IntensityCtWindow, IntensityPercentile
+from medunet.config.training_rules import TRAINING_RULES
 
 _MR = frozenset({"mr", "mri", "t1", "t1w", "t1c", "t1ce", "t1gd", "t2", "t2w", "flair"})
 _AXES = ("RL", "AP", "SI")
@@ -130,22 +131,6 @@ def _augment(config: Config) -> Iterator[Finding]:
         )
 
 
-def _training(config: Config) -> Iterator[Finding]:
-    train = config.train
-    if budget_seconds(train.budget) == 0:
-        yield Finding(
-            (("train", "budget"),), "must be more than no time.", as_written(train.budget), "Write null for no limit."
-        )
-    optimizer = train.optimizer
-    if isinstance(optimizer, SgdConfig) and optimizer.nesterov and optimizer.momentum == 0:
-        yield Finding(
-            (("train", "optimizer", "nesterov"), ("train", "optimizer", "momentum")),
-            "needs a momentum greater than 0.",
-            "true",
-            "Set nesterov: false.",
-        )
-
-
 _RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _task_name,
     _fold,
@@ -155,6 +140,6 @@ _RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _intensity,
     *NETWORK_RULES,
     _augment,
-    _training,
+    *TRAINING_RULES,
     *LOSS_RULES,
 )

@@ -10,13 +10,14 @@ Spatial lists (`spacing`, `patch_size`, kernels, strides) are in the axis order 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from medunet.config.losses import CrossEntropyConfig, DiceLossConfig, LossTerm
 from medunet.config.networks import NetworkConfig, UNetConfig
 from medunet.config.section import Finite, Fraction, Positive, PositiveFloat, Section, as_tuple
+from medunet.config.training import Duration, Metric, TrainConfig
 
 
 class DataConfig(Section):
@@ -37,6 +38,9 @@ class DataConfig(Section):
     the background may hold the other structures, which is neither rewarded nor punished."""
     cache: str | None = None
     """Folder for preprocessed cases, shared between runs; null keeps them in the run folder."""
+    memory: Literal["auto", "ram", "disk"] = "auto"
+    """Where preprocessed cases are read from while training: `ram` holds all, `disk` reads what a patch needs; `auto`
+    takes ram where all cases fill at most half of what is free."""
 
 
 class IntensityNone(Section):
@@ -125,99 +129,14 @@ class AugmentConfig(Section):
     """Multiplies the probabilities of noise, blur, brightness, contrast, low resolution and gamma; 1 as in nnU-Net."""
 
 
-class SgdConfig(Section):
-    """Stochastic gradient descent with momentum."""
-
-    name: Literal["sgd"]
-    lr: PositiveFloat = 0.01
-    """Learning rate at the start."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Momentum."""
-    nesterov: bool = True
-    """Nesterov's variant."""
-    weight_decay: Annotated[float, Field(ge=0)] = 3e-5
-    """L2 penalty."""
-
-
-class AdamWConfig(Section):
-    """Adam with decoupled weight decay (Loshchilov 2019)."""
-
-    name: Literal["adamw"]
-    lr: PositiveFloat = 1e-3
-    """Learning rate at the start."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Decoupled weight decay."""
-
-
-OptimizerConfig = Annotated[SgdConfig | AdamWConfig, Field(discriminator="name")]
-
-
-class PolyConfig(Section):
-    """lr * (1 - progress) ** power, as in nnU-Net."""
-
-    name: Literal["poly"]
-    power: PositiveFloat = 0.9
-    """Exponent."""
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the training during which the rate rises linearly from 0."""
-
-
-class CosineConfig(Section):
-    """Half a cosine from lr to 0."""
-
-    name: Literal["cosine"]
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the training during which the rate rises linearly from 0."""
-
-
-class ConstantConfig(Section):
-    """The same learning rate throughout."""
-
-    name: Literal["constant"]
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the training during which the rate rises linearly from 0."""
-
-
-ScheduleConfig = Annotated[PolyConfig | CosineConfig | ConstantConfig, Field(discriminator="name")]
-
-
-class TrainConfig(Section):
-    """How the network is trained."""
-
-    patch_size: tuple[Positive, ...] = (128, 128, 96)
-    """Voxels per axis that the network sees at once; of them `unet2015` segments all but its margin (92 on each side
-    in 2D, 44 in 3D)."""
-    batch_size: Positive = 2
-    """Patches per step."""
-    epochs: Positive = 500
-    """Number of epochs; `budget` may end the training earlier."""
-    iterations_per_epoch: Positive = 250
-    """Steps per epoch."""
-    budget: (
-        Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)? *(s|sec|min|h)$", examples=["90s", "30min", "12h"])] | None
-    ) = None
-    """Time for the training, such as 30min or 12h; the schedule is drawn over it. Null: `epochs` decides."""
-    foreground: Fraction = 0.33
-    """Share of each batch that is centred on a labelled voxel (nnU-Net: 0.33)."""
-    optimizer: OptimizerConfig = SgdConfig(name="sgd")
-    """Optimizer."""
-    schedule: ScheduleConfig = PolyConfig(name="poly")
-    """How the learning rate falls."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto`: bf16 where the device computes it natively, fp16 on older GPUs, else fp32."""
-    clip_norm: PositiveFloat | None = 12.0
-    """Largest norm of the gradient; null: no clipping."""
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Processes that prepare patches; 0: a thread of this process. `auto`: 0 on a CPU."""
-
-
 class ValidateConfig(Section):
     """How the held-out cases are scored during training: whole, in their original grid."""
 
     every: Positive = 10
     """Epochs between two validations; the last epoch is always validated."""
-    metric: Literal["dice"] = "dice"
-    """What decides which epoch is best: mean over foreground labels and cases."""
+    metric: Metric = "dice"
+    """What decides which epoch is best: `dice` (mean over foreground labels and cases), `dice/LABEL`, or
+    `validation_loss` (of patches of held-out cases)."""
     cases: Positive | None = None
     """At most so many cases during training (the last validation uses all); null: all."""
 
@@ -262,13 +181,46 @@ class FillHolesConfig(Section):
 PostprocessStep = Annotated[LargestComponentConfig | RemoveSmallConfig | FillHolesConfig, Field(discriminator="name")]
 
 
+class ImagesConfig(Section):
+    """Slices of held-out cases: image, truth, prediction."""
+
+    cases: Positive = 2
+    """How many cases: the first of the held-out ones."""
+    every: Positive = 5
+    """Every how many validations."""
+
+
+class MlflowConfig(Section):
+    """An MLflow run."""
+
+    tracking_uri: Annotated[str, Field(min_length=1, examples=["http://mlflow.hospital:5000", "sqlite:///mlflow.db"])]
+    """Tracking server or database. `${VAR}` works."""
+    experiment: Annotated[str, Field(min_length=1)] | None = None
+    """Name of the experiment; null takes the name of the configuration."""
+    run: Annotated[str, Field(min_length=1)] | None = None
+    """Name of the run; null takes the name of the run folder."""
+    model: bool = True
+    """Store the model folder, too."""
+
+
+def _as_tracking_uri(value: Any) -> Any:
+    return {"tracking_uri": value} if isinstance(value, str) else value
+
+
 class LoggingConfig(Section):
     """What is recorded beside metrics.jsonl and train.log."""
 
-    tensorboard: bool = False
-    """Write TensorBoard events into the run folder (needs the extra `tensorboard`)."""
-    mlflow: None = None
-    """Reserved; only null is valid in this version."""
+    tensorboard: bool | Literal["auto"] = "auto"
+    """Write TensorBoard events into the run folder; `auto`: where the extra `tensorboard` is installed."""
+    images: ImagesConfig | None = ImagesConfig()
+    """Slices of held-out cases for TensorBoard and MLflow; null: none."""
+    mlflow: Annotated[
+        MlflowConfig | None, BeforeValidator(_as_tracking_uri, json_schema_input_type=MlflowConfig | str | None)
+    ] = None
+    """Record parameters, metrics, figures and the model in MLflow (needs the extra `mlflow`): its tracking URI, or a
+    mapping; null: do not."""
+    monitor: Duration | None = "5s"
+    """Time between two samples of processor, memory, disk and GPU (resources.jsonl, and the bar); null: none."""
 
 
 class Config(Section):

@@ -229,11 +229,11 @@ def _tile(scene: _Scene, axis: int, index: int) -> _Tile:
     side = min(max(*(scene.mask.shape[a] for a in keep), _SMALLEST_TILE), most)
     size = (max(1, round(side * extent[0] / max(extent))), max(1, round(side * extent[1] / max(extent))))
     grey = _upright(scene.image, axis, index)
-    shown = _to_bytes(grey, scene.window)
+    shown = to_bytes(grey, scene.window)
     pixels = np.asarray(Image.fromarray(shown).resize(size, Image.Resampling.BICUBIC).convert("RGB"))
-    mask = _resized(_upright(scene.mask, axis, index), size)
-    truth = _resized(_upright(scene.reference, axis, index), size) if scene.reference is not None else None
-    picture = Image.fromarray(_coloured(pixels, mask, truth, scene.labels))
+    mask = resized(_upright(scene.mask, axis, index), size)
+    truth = resized(_upright(scene.reference, axis, index), size) if scene.reference is not None else None
+    picture = Image.fromarray(coloured(pixels, mask, truth, scene.labels))
     if axis < 0:
         return _Tile("", picture)
     _mark_sides(picture, "AP" if axis == 0 else "RL")
@@ -248,18 +248,20 @@ def _upright(array: NDArray[np.generic], axis: int, index: int) -> NDArray[np.ge
     return np.ascontiguousarray(plane[::-1, ::-1].T)
 
 
-def _to_bytes(values: NDArray[np.generic], window: Window) -> NDArray[np.uint8]:
+def to_bytes(values: NDArray[np.generic], window: Window) -> NDArray[np.uint8]:
+    """Grey values: the low end of the window is 0, its high end 255."""
     low, high = window
     scaled = (np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low) - low) / (high - low)
     return np.asarray(np.rint(np.clip(scaled, 0.0, 1.0) * 255.0), dtype=np.uint8)
 
 
-def _resized(mask: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.int32]:
+def resized(mask: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.int32]:
+    """Label indices (rows, columns) at another size (columns, rows), none of them mixed."""
     picture = Image.fromarray(np.ascontiguousarray(mask, dtype=np.int32))
     return np.asarray(picture.resize(size, Image.Resampling.NEAREST), dtype=np.int32)
 
 
-def _coloured(
+def coloured(
     pixels: NDArray[np.uint8], mask: NDArray[np.int32], reference: NDArray[np.int32] | None, labels: Sequence[Label]
 ) -> NDArray[np.uint8]:
     """Translucent fill and one-pixel contours over (rows, columns, 3)."""

@@ -1,7 +1,8 @@
 """`Predictor`: a volume in, its segmentation on the same grid out; loaded once, used many times.
 
-Holds one engine per model; several models are an ensemble whose logits are averaged. No child processes; one
-call at a time runs on the device, callers from several threads wait for each other.
+Holds one engine per network; several of them, of one ensemble or of several models, are averaged: their logits,
+each network counted once. No child processes; one call at a time runs on the device, callers from several threads
+wait for each other.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from medunet.geometry import Geometry
 from medunet.io.files import NIFTI, check_finite, from_itk, from_simpleitk, image_ending
 from medunet.io.read import read_volume
 from medunet.io.volume import Segmentation, Source, Volume
-from medunet.model import Model, load_model
+from medunet.model import Model, ModelSpec, load_model
 from medunet.postprocess import postprocess
 from medunet.sliding_window import network_logits
 from medunet.transforms.preprocess import preprocess, restore, restore_probabilities
@@ -100,8 +101,10 @@ class Predictor:
         unmirrored = [str(model.path) for model in self.models if not model.spec.inference.mirror_axes]
         if self.tta and unmirrored:
             logger.warning("%s: trained without mirrored patches, so mirrored views are left out.", unmirrored[0])
-        self._engines = [
-            TorchEngine(model.build(), model.spec.network.dims, self.device, self.precision) for model in self.models
+        self._networks = [
+            (model.spec, TorchEngine(model.build(number), model.spec.network.dims, self.device, self.precision))
+            for model in self.models
+            for number in range(model.size)
         ]
         self._lock = threading.Lock()
 
@@ -139,18 +142,17 @@ class Predictor:
         return Prediction(indices, volume.geometry, self.labels, volume.source, kept)
 
     def _logits(self, image: Tensor) -> Tensor:
-        """Mean logits (C_out, *S) of all models."""
-        total = self._model_logits(image, 0)
-        for number in range(1, len(self.models)):
-            total += self._model_logits(image, number)
-        return total / len(self.models)
+        """Mean logits (C_out, *S) of all networks."""
+        total = self._network_logits(image, *self._networks[0])
+        for spec, engine in self._networks[1:]:
+            total += self._network_logits(image, spec, engine)
+        return total / len(self._networks)
 
-    def _model_logits(self, image: Tensor, number: int) -> Tensor:
-        spec = self.models[number].spec
+    def _network_logits(self, image: Tensor, spec: ModelSpec, engine: TorchEngine) -> Tensor:
         inference = spec.inference
         return network_logits(
             image,
-            self._engines[number],
+            engine,
             inference.patch_size,
             overlap=inference.overlap,
             batch_size=inference.batch_size,

@@ -21,6 +21,7 @@ from medunet.errors import DataError, DatasetError, Problem
 from medunet.geometry import format_shape
 from medunet.io.case import Case
 from medunet.io.files import read_mask
+from medunet.io.fingerprint import fingerprint
 from medunet.io.read import read_volume
 from medunet.io.volume import Volume
 from medunet.labels import IGNORE, LabelMap, format_values
@@ -47,6 +48,7 @@ class CaseStatistics:
         percentiles: the 0.5, 50 and 99.5 percentile per channel, over at most a million evenly spaced voxels.
         voxels: number of voxels per label name, background and `ignore` included, a label's with those of labels
             inside of it; empty without a mask.
+        sha256: hash of its files, see `medunet.io.fingerprint`; empty where they cannot be read.
     """
 
     id: str
@@ -58,6 +60,7 @@ class CaseStatistics:
     maximum: tuple[float, ...]
     percentiles: tuple[tuple[float, ...], ...]
     voxels: dict[str, int]
+    sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As numbers, texts, lists and dicts."""
@@ -235,7 +238,16 @@ def _statistics(case: Case, volume: Volume) -> CaseStatistics:
         maximum=tuple(float(channel.max()) for channel in array),
         percentiles=tuple(sampled_percentiles(channel) for channel in array),
         voxels={},
+        sha256=_hash(case),
     )
+
+
+def _hash(case: Case) -> str:
+    """Of the files, which were just read; empty where one is missing, which is told elsewhere."""
+    try:
+        return fingerprint(case)
+    except OSError:
+        return ""
 
 
 def _rank_problems(statistics: Sequence[CaseStatistics]) -> list[Problem]:

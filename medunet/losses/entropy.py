@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from medunet.config.losses import BceConfig, CrossEntropyConfig, FocalConfig, TopkConfig
+from medunet.losses.across import gathered, processes, total
 from medunet.losses.evidence import Evidence, mass, mean
 from medunet.losses.term import Term
 
@@ -35,7 +36,7 @@ class CrossEntropy(Term):
             return loss
         spread = evidence.spread(self.class_weights)
         counted = evidence.factors(None)
-        even = (spread if counted is None else spread * counted).sum() / mass(spread, factors)
+        even = total((spread if counted is None else spread * counted).sum()) / mass(spread, factors)
         return (1 - smoothing) * loss + smoothing * even
 
 
@@ -86,9 +87,28 @@ class TopK(Term):
             counts = factors.expand_as(values) > 0
             values = values.masked_fill(~counts, -1)
             count = int(counts.sum())
+        if processes() > 1:
+            return self._across(values.flatten(), count)
         wanted = max(1, round(count * self.config.percent / 100))
         hardest = values.flatten().topk(min(count, wanted), sorted=False).values
         return hardest.sum() / max(1, len(hardest))
+
+    def _across(self, values: Tensor, count: int) -> Tensor:
+        """The same where the batch is that of several processes: each sends the largest values that it has.
+
+        Args:
+            values: (N,), -1 where they do not count.
+            count: how many do.
+        """
+        every = int(total(torch.tensor(float(count), dtype=torch.float64, device=values.device)))
+        if every == 0:
+            return values.sum() * 0
+        wanted = max(1, round(every * self.config.percent / 100))
+        own = values.topk(min(len(values), wanted)).values
+        rows, number = gathered(own)
+        chosen = rows.flatten().topk(wanted, sorted=False).indices - number * len(own)
+        chosen = chosen[(chosen >= 0) & (chosen < len(own))]
+        return total(own[chosen].sum()) / wanted
 
 
 class BoundaryWeighted(Term):

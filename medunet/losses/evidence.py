@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from medunet.losses.across import processes, total
 from medunet.losses.targets import Targets
 
 _NEVER = -1e30
@@ -217,21 +218,23 @@ def evidence(logits: Tensor, targets: Targets, membership: Tensor | None) -> Evi
 
 
 def mean(values: Tensor, factors: Tensor | None) -> Tensor:
-    """Mean of `values`, each counted as often as its factor says; 0 if none counts.
+    """Mean of `values`, each counted as often as its factor says; 0 if none counts. Over all processes (`across`).
 
     Args:
-        values: any shape.
+        values: any shape, the same one in every process.
         factors: broadcasts to it; None: all count 1.
     """
-    return values.mean() if factors is None else (values * factors).sum() / mass(values, factors)
+    if factors is None and processes() == 1:
+        return values.mean()
+    return total((values if factors is None else values * factors).sum()) / mass(values, factors)
 
 
 def mass(values: Tensor, factors: Tensor | None) -> Tensor:
     """Sum of the factors over all values; 1 instead of 0, since a tiny number makes gradients infinite."""
     if factors is None:
-        return torch.tensor(values.numel(), dtype=values.dtype, device=values.device)
-    total = factors.sum() * (values.numel() // factors.numel())
-    return torch.where(total > 0, total, 1)
+        return torch.tensor(values.numel() * processes(), dtype=values.dtype, device=values.device)
+    found = total(factors.sum()) * (values.numel() // factors.numel())
+    return torch.where(found > 0, found, 1)
 
 
 def _merged(logits: Tensor, channels: Tensor) -> Tensor:

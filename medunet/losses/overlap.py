@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from medunet.config.losses import DiceLossConfig, FocalTverskyConfig, IouConfig, OverlapOptions, TverskyOptions
-from medunet.losses.evidence import Evidence, Exclusive
+from medunet.losses.across import totals
+from medunet.losses.evidence import Evidence, Exclusive, mean
 from medunet.losses.term import Term
 
 _SMOOTH = 1e-5
@@ -31,23 +32,27 @@ class Regions:
         predicted: (B, labels), sum of p, or of p^2.
         true: (B, labels), sum of t.
         counts: (B, labels), 1 where the label of the case counts, else 0.
+        whole: whether they are sums over the whole batch, that of all processes (`across`).
     """
 
     hit: Tensor
     predicted: Tensor
     true: Tensor
     counts: Tensor
+    whole: bool = False
 
     def pooled(self) -> Regions:
         """Over the batch: the same with B = 1."""
-        hit, predicted, true = (
-            (sums * self.counts).sum(0, keepdim=True) for sums in (self.hit, self.predicted, self.true)
-        )
-        return Regions(hit, predicted, true, self.counts.amax(0, keepdim=True))
+        sums = [(sums * self.counts).sum(0, keepdim=True) for sums in (self.hit, self.predicted, self.true)]
+        hit, predicted, true, counts = totals(*sums, self.counts.amax(0, keepdim=True))
+        return Regions(hit, predicted, true, counts.clamp_max(1), whole=True)
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean of (B, labels) over what counts."""
-        return (values * self.counts).sum() / self.counts.sum().clamp_min(1)
+        above, below = (values * self.counts).sum(), self.counts.sum()
+        if not self.whole:
+            above, below = totals(above, below)
+        return above / below.clamp_min(1)
 
 
 def regions(evidence: Evidence, options: OverlapOptions, *, squared: bool = False) -> Regions:
@@ -67,7 +72,8 @@ def regions(evidence: Evidence, options: OverlapOptions, *, squared: bool = Fals
         true = evidence.targets.flatten(2).sum(-1)
     counts = torch.ones_like(hit) if evidence.channels is None else evidence.channels
     first = 0 if options.background else evidence.first
-    found = Regions(*(sums[:, first:].to(hit.dtype) for sums in (hit, predicted, true, counts)))
+    hit, predicted, true, counts = (sums[:, first:].to(hit.dtype) for sums in (hit, predicted, true, counts))
+    found = Regions(hit, predicted, true, counts)
     return found.pooled() if options.batch else found
 
 
@@ -132,7 +138,7 @@ class Dice(Term):
             return sums.mean(1 - (2 * hit + _SMOOTH) / (both + _SMOOTH))
         weights = _volume_weights(sums)
         loss = 1 - (2 * (weights * hit).sum(1) + _SMOOTH) / ((weights * both).sum(1) + _SMOOTH)
-        return loss.mean()
+        return loss.mean() if sums.whole else mean(loss, None)
 
 
 def _volume_weights(sums: Regions) -> Tensor:

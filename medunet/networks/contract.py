@@ -6,6 +6,7 @@ Knows nothing of files, labels or losses.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 
@@ -55,8 +56,15 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def encoder_module(self) -> nn.Module | None:
-        """The part that may come from another training, and that `freeze_encoder` holds; none by default."""
+        """The part that may come from another training, and that `network.frozen_epochs` holds; none by default."""
         return None
+
+    def stages(self) -> Iterator[nn.Module]:
+        """The parts that are computed one after the other, each called as a whole (for `recompute_stages`).
+
+        Modules that hold no lists of others, outermost first.
+        """
+        return called_parts(self)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """See the class.
@@ -101,6 +109,15 @@ class Network(nn.Module):
         return nn.functional.pad(x, [number for side in reversed(sides) for number in side], mode="replicate")
 
 
+def called_parts(module: nn.Module) -> Iterator[nn.Module]:
+    """Modules below that are called as a whole: lists are not, nor what holds one."""
+    for child in module.children():
+        if any(isinstance(inner, nn.ModuleList | nn.ModuleDict) for inner in child.modules()):
+            yield from called_parts(child)
+        else:
+            yield child
+
+
 def _scaled(output: Tensor, finest: Tensor, size: Sizes) -> Sizes:
     """The part of a coarser output that the image of `size` fills."""
     return tuple(math.ceil(n * c / f) for n, c, f in zip(size, output.shape[2:], finest.shape[2:], strict=True))
@@ -114,16 +131,3 @@ def _crop(x: Tensor, size: Sizes) -> Tensor:
 def parameter_count(network: nn.Module) -> int:
     """Numbers that training changes."""
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def freeze_encoder(network: Network, *, frozen: bool) -> None:
-    """Hold the encoder's weights and running statistics, or let them go; call it after `train()`.
-
-    Args:
-        network: any; one without an `encoder_module` is left as it is.
-        frozen: hold or let go.
-    """
-    encoder = network.encoder_module()
-    if encoder is not None:
-        encoder.requires_grad_(not frozen)
-        encoder.train(network.training and not frozen)

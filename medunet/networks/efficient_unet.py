@@ -19,6 +19,7 @@ the encoder.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -136,6 +137,13 @@ class EfficientUNet(Network):
         """One tensor of logits, as large as the image."""
         features = self.encoder(x)
         return (self.segmentation_head(self.decoder(features, len(features) - 1)),)
+
+    def stages(self) -> Iterator[nn.Module]:
+        """The blocks of the encoder and of the decoder, and the head."""
+        for part in self.encoder.children():
+            yield from part.children() if isinstance(part, nn.Sequential) else (part,)
+        yield from self.decoder.blocks
+        yield self.segmentation_head
 
     def encoder_module(self) -> nn.Module:
         """The EfficientNet or ResNet."""

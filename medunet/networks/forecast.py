@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,8 @@ from medunet.errors import DataError
 from medunet.networks.contract import Network, parameter_count
 from medunet.networks.layout import channels_last
 from medunet.networks.ledger import Ledger
+from medunet.networks.recompute import recompute_stages
 from medunet.networks.registry import NETWORKS
-
-_STATES = {"sgd": 1, "adamw": 2}
-"""Numbers that an optimizer keeps per parameter: momentum, or mean and variance."""
 
 LIBRARY_BYTES = 15 * 2**20
 """Machine code and buffers that oneDNN makes for new shapes."""
@@ -46,16 +44,19 @@ class Work:
         batch: patches at a time.
         training: a step of training with dice and cross-entropy, or a forward pass without gradients.
         precision: of the arithmetic (autocast); weights are float32.
-        optimizer: "sgd" with momentum or "adamw"; None keeps no state. Training only.
+        states: numbers kept per parameter: 1 for a momentum, 2 for mean and variance (Adam), 1 more for a moving
+            average of the weights. Training only.
         device: "cpu", "cuda" or "mps".
+        recompute: activations are computed again in the backward pass (`recompute_stages`). Training only.
     """
 
     size: Sequence[int]
     batch: int = 1
     training: bool = False
     precision: torch.dtype = torch.float32
-    optimizer: Literal["sgd", "adamw"] | None = "sgd"
+    states: int = 1
     device: str = "cpu"
+    recompute: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def forecast(options: NetworkOptions, in_channels: int, out_channels: int, work:
         parameters, still = parameter_count(network), ledger.heap
         shape = (work.batch, in_channels, *options.padded(tuple(work.size)))
         image = torch.empty(shape).contiguous(memory_format=channels_last(options.dims))
+        if work.recompute:
+            recompute_stages(network)
         if work.training:
             _train(network, image, work)
         else:
@@ -170,8 +173,7 @@ def _autocast(work: Work) -> Iterator[None]:
 
 def _train(network: Network, image: Tensor, work: Work) -> None:
     """A step that is not the first: the optimizer has its state already. The step itself frees what it takes."""
-    copies = _STATES[work.optimizer] if work.optimizer else 0
-    state = [torch.empty_like(parameter) for parameter in network.parameters() for _ in range(copies)]
+    state = [torch.empty_like(parameter) for parameter in network.parameters() for _ in range(work.states)]
     truth = torch.zeros((image.shape[0], 1, *image.shape[2:]), dtype=torch.uint8)
     with _autocast(work):
         outputs = network.train()(image)

@@ -8,7 +8,7 @@ built, for it takes seconds. Knows nothing of files, labels or losses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from medunet.config.networks import (
     VNetConfig,
 )
 from medunet.networks.blocks import DROPOUT, LEAKY_SLOPE, InstanceNorm, MaxPool
-from medunet.networks.contract import Network
+from medunet.networks.contract import Network, called_parts
 
 _LEVELS = 5
 """Levels of U-Net++ and of MedNeXt."""
@@ -64,6 +64,10 @@ class MonaiNetwork(Network):
         _replace(net, (nn.InstanceNorm2d, nn.InstanceNorm3d), _own_instance_norm)
         self.net: Any = net
         self.training_outputs = training_outputs
+
+    def stages(self) -> Iterator[nn.Module]:
+        """Those of `net`."""
+        return called_parts(self.net)
 
     def outputs(self, x: Tensor) -> tuple[Tensor, ...]:
         """Logits finest first."""

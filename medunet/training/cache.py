@@ -1,4 +1,4 @@
-"""Preprocessed cases on disk: one folder per case, written once, read through memory maps.
+"""Preprocessed cases on disk: one folder per case, written once, read in blocks through memory maps.
 
 The folder's name carries a key of everything that decides its content: path, size and modification time of the
 files, the `preprocess:` section, the labels, and the versions of the chain. A changed setting or file gets
@@ -13,8 +13,8 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,12 @@ from medunet.io.case import Case
 from medunet.io.files import read_mask
 from medunet.io.read import read_volume
 from medunet.labels import LabelMap
+from medunet.training.blocks import BlockedArray, block_limit, to_blocks
 from medunet.transforms.border_weights import BORDER_VERSION, border_weights
 from medunet.transforms.preprocess import PREPROCESS_VERSION, Record, preprocess, preprocess_labels
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
+IMAGE, LABEL = "image.npy", "label.npy"
 KNOWN = 0
 """Where `CachedCase.locations` has a structure's index: voxels of a case with ignored ones that are not."""
 _LOCATIONS = 10_000
@@ -49,27 +51,50 @@ class CachedCase:
         folder: where its arrays lie.
         record: what preprocessing did.
         weights: name of the file with the weight map; None where no loss term needs one.
+        resident: what `held` has read into memory, by name of the file.
     """
 
     id: str
     folder: Path
     record: Record
     weights: str | None = None
+    resident: Mapping[str, NDArray[Any]] = field(default_factory=dict, compare=False, repr=False)
 
     def image(self) -> NDArray[np.float32]:
-        """(C, *S) float32, memory-mapped: a patch read touches only its pages."""
-        result: NDArray[np.float32] = self._load("image.npy")
-        return result
+        """(C, *S) float32."""
+        return self.blocks(IMAGE).whole()
 
     def label(self) -> NDArray[np.generic]:
-        """(*S) indices on the network's grid, memory-mapped."""
-        result: NDArray[np.generic] = self._load("label.npy")
+        """(*S) indices on the network's grid."""
+        result: NDArray[np.generic] = self.blocks(LABEL).whole()[0]
         return result
 
     def weight(self) -> NDArray[np.float32] | None:
-        """(*S) float32, the weight map on the network's grid, memory-mapped; None without one."""
-        result: NDArray[np.float32] | None = None if self.weights is None else self._load(self.weights)
-        return result
+        """(*S) float32, the weight map on the network's grid; None without one."""
+        return None if self.weights is None else self.blocks(self.weights).whole()[0]
+
+    def blocks(self, name: str) -> BlockedArray:
+        """`IMAGE`, `LABEL` or `weights` as (C, *S), C = 1 but for images; a box of it can be read without the rest.
+
+        Raises:
+            DataError: the file is gone or damaged.
+        """
+        blocks = self.resident[name] if name in self.resident else self._load(name)
+        try:
+            return BlockedArray(blocks, self.record.network.shape)
+        except (ValueError, TypeError) as error:
+            raise self._damaged(error) from error
+
+    def held(self) -> CachedCase:
+        """The same case with its arrays in memory."""
+        names = (IMAGE, LABEL) if self.weights is None else (IMAGE, LABEL, self.weights)
+        return replace(self, resident={name: np.array(self._load(name)) for name in names})
+
+    @property
+    def nbytes(self) -> int:
+        """What `held` takes."""
+        names = (IMAGE, LABEL) if self.weights is None else (IMAGE, LABEL, self.weights)
+        return sum((self.folder / name).stat().st_size for name in names)
 
     def reference(self) -> NDArray[np.generic]:
         """(*spatial) indices on the original grid, as the mask was read."""
@@ -95,13 +120,18 @@ class CachedCase:
             with open(self.folder / name, "rb") as handle, np.load(handle) as data:
                 return dict(data)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DataError(
-                f"The preprocessed case {self.folder} cannot be read: {error}.",
-                "Remove that folder and go on with --resume; it is made again.",
-            ) from error
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> DataError:
+        return DataError(
+            f"The preprocessed case {self.folder} cannot be read: {error}.",
+            "Remove that folder and go on with --resume; it is made again.",
+        )
 
 
-def case_key(case: Case, config: PreprocessConfig, labels: LabelMap, channels: int | None = None) -> str:
+def case_key(
+    case: Case, config: PreprocessConfig, labels: LabelMap, channels: int | None = None, *, flat: bool = False
+) -> str:
     """SHA-256 (first 16 hex digits) of all that decides the preprocessed arrays of a case."""
     files: list[dict[str, Any]] = []
     for path in [*case.images, *([case.label] if case.label else [])]:
@@ -114,13 +144,20 @@ def case_key(case: Case, config: PreprocessConfig, labels: LabelMap, channels: i
         "preprocess": config.model_dump(mode="json"),
         "labels": list(labels.to_mapping().items()),  # in order: it decides the indices
         "channels": channels,
+        "flat": flat,
         "versions": [CACHE_VERSION, PREPROCESS_VERSION, np.__version__, scipy.__version__, torch.__version__],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def prepare_case(
-    case: Case, folder: Path, config: PreprocessConfig, labels: LabelMap, channels: int | None = None
+    case: Case,
+    folder: Path,
+    config: PreprocessConfig,
+    labels: LabelMap,
+    channels: int | None = None,
+    *,
+    flat: bool = False,
 ) -> CachedCase:
     """Preprocess a labelled case into `folder`, or find it there.
 
@@ -130,6 +167,7 @@ def prepare_case(
         config: how images are preprocessed.
         labels: names, values and indices.
         channels: channels that are expected, for pictures that may be stored grey or in colour.
+        flat: blocks for a network that sees volumes slice by slice.
 
     Raises:
         DataError: the case cannot be read or does not fit.
@@ -137,7 +175,7 @@ def prepare_case(
     """
     if case.label is None:
         raise DatasetError(f"Case {case.id} has no label.", "Training needs a mask for every case.")
-    target = folder / f"{_safe(case.id)}-{case_key(case, config, labels, channels)}"
+    target = _target(case, folder, config, labels, channels, flat=flat)
     cached = _find(case.id, target)
     if cached is not None:
         return cached
@@ -146,13 +184,35 @@ def prepare_case(
     values, _ = read_mask(case.label)
     reference = labels.to_indices(values)
     label = preprocess_labels(reference, record)
+    limit = block_limit(label.ndim, flat=flat)
     with atomic_folder(target) as part:
-        np.save(part / "image.npy", image)
-        np.save(part / "label.npy", label)
+        np.save(part / IMAGE, to_blocks(image, limit))
+        np.save(part / LABEL, to_blocks(label[None], limit))
         np.savez_compressed(part / "reference.npz", reference=reference)
         np.savez(part / "locations.npz", **_locations(label, labels, case.id))  # type: ignore[arg-type]
         (part / "record.json").write_text(json.dumps(record.to_dict()), encoding="utf-8")
     return CachedCase(case.id, target, record)
+
+
+def lacking(
+    cases: Sequence[Case],
+    folder: Path,
+    config: PreprocessConfig,
+    labels: LabelMap,
+    channels: int | None = None,
+    *,
+    flat: bool = False,
+) -> list[str]:
+    """Ids of the cases that `prepare_case` would not find in the cache."""
+    targets = {case.id: _target(case, folder, config, labels, channels, flat=flat) for case in cases}
+    return [name for name, target in targets.items() if _find(name, target) is None]
+
+
+def _target(
+    case: Case, folder: Path, config: PreprocessConfig, labels: LabelMap, channels: int | None, *, flat: bool
+) -> Path:
+    """Where a case lies in a cache."""
+    return folder / f"{_safe(case.id)}-{case_key(case, config, labels, channels, flat=flat)}"
 
 
 def _find(case_id: str, target: Path) -> CachedCase | None:
@@ -160,7 +220,7 @@ def _find(case_id: str, target: Path) -> CachedCase | None:
     try:
         record = Record.from_dict(json.loads((target / "record.json").read_text(encoding="utf-8")))
         cached = CachedCase(case_id, target, record)
-        whole = cached.image().shape[1:] == cached.label().shape == record.network.shape
+        whole = cached.blocks(IMAGE).shape[1:] == cached.blocks(LABEL).shape[1:]
     except (OSError, ValueError, KeyError, TypeError, DataError):
         return None
     return cached if whole else None
@@ -173,15 +233,30 @@ def prepare_cases(
     labels: LabelMap,
     *,
     channels: int | None = None,
+    flat: bool = False,
     progress: Any = None,
 ) -> list[CachedCase]:
     """Preprocess all cases; `progress(done, total)` is called after each."""
     result = []
     for done, case in enumerate(cases, start=1):
-        result.append(prepare_case(case, folder, config, labels, channels))
+        result.append(prepare_case(case, folder, config, labels, channels, flat=flat))
         if progress is not None:
             progress(done, len(cases))
     return result
+
+
+def resident(cases: Sequence[CachedCase], wish: str, free: int) -> list[CachedCase]:
+    """The cases with their arrays in memory, or to be read from the disk.
+
+    Args:
+        cases: preprocessed.
+        wish: "ram", "disk", or "auto": in memory if they fill no more than half of what is free.
+        free: bytes of memory that can be taken.
+    """
+    needed = sum(case.nbytes for case in cases)
+    if wish == "disk" or (wish == "auto" and needed > free / 2):
+        return list(cases)
+    return [case.held() for case in cases]
 
 
 def prepare_weights(
@@ -199,8 +274,9 @@ def prepare_weights(
         weighted = replace(case, weights=name)
         if not _has_weights(weighted):
             weight = border_weights(case.label(), labels, options)
+            limit = case.blocks(LABEL).limit
             with atomic_file(case.folder / name) as part:
-                np.save(part, weight)
+                np.save(part, to_blocks(weight[None], limit))
         result.append(weighted)
         if progress is not None:
             progress(done, len(cases))
@@ -216,10 +292,10 @@ def _weights_key(options: BoundaryWeightedConfig) -> str:
 def _has_weights(case: CachedCase) -> bool:
     """Whether the weight map is there and whole."""
     try:
-        weight = case.weight()
+        case.blocks(case.weights or "")
     except DataError:
         return False
-    return weight is not None and weight.shape == case.record.network.shape
+    return True
 
 
 def _locations(label: NDArray[np.generic], labels: LabelMap, case_id: str) -> dict[str, NDArray[np.int32]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 from medunet.atomic import atomic_file
 from medunet.errors import OutputError, TrainingError
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 
 _DAMAGED = (
     RuntimeError,
@@ -26,8 +28,13 @@ _DAMAGED = (
 )
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, state: dict[str, Any], *, before: Callable[[], None] = lambda: None) -> None:
     """Write `state` to `path`; the previous file stays until the new one is whole.
+
+    Args:
+        path: of the checkpoint.
+        state: tensors, numbers, strings, and lists and mappings of them.
+        before: called when the new file is whole, just before it takes the place of the old one.
 
     Raises:
         OutputError: it cannot be written.
@@ -37,12 +44,15 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             # A file object instead of the path: torch's own writer loses the reason when the disk is full.
             with open(part, "wb") as handle:
                 torch.save({"version": CHECKPOINT_VERSION, **state}, handle)
+                handle.flush()
+                os.fsync(handle.fileno())  # whole on disk before the old one makes room
         except RuntimeError as error:
             reason = error.__context__ if isinstance(error.__context__, OSError) else error
             raise OutputError(
                 f"{path} cannot be written: {getattr(reason, 'strerror', None) or reason}.",
                 "Check free space and permissions of that folder; the previous checkpoint is still there.",
             ) from error
+        before()
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:

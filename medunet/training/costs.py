@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from medunet.config.schema import Config
+from medunet.config.training import NovoGradConfig, SgdConfig, TrainConfig
 from medunet.engines.device import resolve_precision
 from medunet.labels import LabelMap
 from medunet.networks.forecast import Forecast, Work, forecast
@@ -21,17 +22,27 @@ def training_forecast(config: Config, device: torch.device) -> Forecast:
         device: where to train.
     """
     train = config.train
-    has_state = train.optimizer.name == "adamw" or train.optimizer.momentum > 0
     work = Work(
         size=train.patch_size,
-        batch=train.batch_size,
+        batch=-(-train.batch_size // train.accumulate),
         training=True,
         precision=resolve_precision(train.precision, device),
-        optimizer=train.optimizer.name if has_state else None,
+        states=_states(train),
         device=device.type,
+        recompute=train.activation_checkpointing,
     )
     outputs = LabelMap.from_mapping(config.labels).outputs
     return forecast(config.network, len(config.data.modality), outputs, work)
+
+
+def _states(train: TrainConfig) -> int:
+    """Numbers that are kept per parameter between the steps."""
+    optimizer = train.optimizer
+    if isinstance(optimizer, SgdConfig):
+        own = int(optimizer.momentum > 0)
+    else:
+        own = 1 if isinstance(optimizer, NovoGradConfig) else 2  # NovoGrad's second moment is one number per layer
+    return own + (train.ema is not None)
 
 
 def costs_in_words(config: Config, device: torch.device) -> str:

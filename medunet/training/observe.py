@@ -1,19 +1,16 @@
-"""What a training run tells the outside: events for progress bars, metrics.jsonl, train.log, TensorBoard.
+"""What a training run tells the outside: events for progress bars, and train.log.
 
 The run calls an `Observer`; the command line draws bars with one. Nothing here prints.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from medunet.atomic import write_text
 from medunet.errors import MedunetError, OutputError
 
 logger = logging.getLogger("medunet")
@@ -21,7 +18,11 @@ logger = logging.getLogger("medunet")
 
 @dataclass(frozen=True)
 class Step:
-    """After one optimizer step: counters from 1, losses as numbers, times in seconds."""
+    """After one optimizer step: counters from 1, losses as numbers, times in seconds.
+
+    `dice` is that of the last validation, per label; `wait_share` the part of the epoch spent waiting for patches;
+    `resources` the last sample of the resource monitor.
+    """
 
     iteration: int
     total: int
@@ -30,13 +31,17 @@ class Step:
     lr: float
     progress: float
     iterations_per_second: float
+    wait_share: float
     remaining: float | None
-    dice: float | None
+    dice: dict[str, float | None]
+    patches_per_second: float = 0.0
+    resources: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class EpochSummary:
-    """After one epoch; a line of metrics.jsonl. `dice` holds the validation's mean per label, if there was one."""
+    """After one epoch; a line of metrics.jsonl. `dice` holds the validation's mean per label, if there was one;
+    `resources` what the monitor saw."""
 
     epoch: int
     iteration: int
@@ -46,9 +51,11 @@ class EpochSummary:
     elapsed: float
     iterations_per_second: float
     wait_share: float
+    validation_loss: float | None = None
     dice_mean: float | None = None
     dice: dict[str, float | None] = field(default_factory=dict)
     best: bool = False
+    resources: dict[str, float | None] = field(default_factory=dict)
 
     def line(self) -> str:
         """One line for people."""
@@ -74,61 +81,6 @@ class Observer:
 
     def epoch(self, summary: EpochSummary) -> None:
         """After every epoch."""
-
-
-class RunLog:
-    """metrics.jsonl and TensorBoard events of a run folder."""
-
-    def __init__(self, folder: Path, *, tensorboard: bool) -> None:
-        self.path = folder / "metrics.jsonl"
-        self._writer: Any = None
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._writer = SummaryWriter(str(folder))
-            except ImportError:
-                logger.warning(
-                    "logging.tensorboard is on, but TensorBoard is not installed: pip install 'medunet[tensorboard]'."
-                )
-
-    def keep_until(self, epoch: int) -> None:
-        """Drop lines after `epoch`, and a line that was cut off: a resumed run writes them again."""
-        if self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-            write_text(self.path, "".join(f"{line}\n" for line in lines if _is_up_to(line, epoch)))
-
-    def write(self, summary: EpochSummary) -> None:
-        """Append one epoch.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
-        try:
-            with open(self.path, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps(asdict(summary), allow_nan=False) + "\n")
-        except OSError as error:
-            raise OutputError(f"{self.path} cannot be written: {error.strerror}.", "Check free space.") from error
-        if self._writer is None:
-            return
-        values = {"train/loss": summary.loss, "train/lr": summary.lr, "validation/dice": summary.dice_mean}
-        values.update({f"validation/dice/{name}": value for name, value in summary.dice.items()})
-        for name, value in values.items():
-            if value is not None:
-                self._writer.add_scalar(name, value, summary.epoch)
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Flush and close."""
-        if self._writer is not None:
-            self._writer.close()
-
-
-def _is_up_to(line: str, epoch: int) -> bool:
-    try:
-        return bool(json.loads(line)["epoch"] <= epoch)
-    except (ValueError, KeyError, TypeError):
-        return False
 
 
 class _LogFile(logging.FileHandler):

@@ -1,29 +1,35 @@
-"""The moving parts of a training run, built from the config: network, loss, optimizer, and one step of them."""
+"""The moving parts of a training run, built from the config: network, loss, optimizer, moving average."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from monai.optimizers import Novograd
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from medunet.config.schema import Config, OptimizerConfig
+from medunet.config.schema import Config
+from medunet.config.training import AdamConfig, NovoGradConfig, OptimizerConfig, SgdConfig
 from medunet.engines.device import is_out_of_memory, place, resolve_precision
 from medunet.errors import DeviceError, MedunetError, TrainingError
 from medunet.labels import LabelMap
 from medunet.losses.registry import build_loss
-from medunet.losses.truth import Truth
 from medunet.networks.contract import Network
-from medunet.networks.layout import channels_last
+from medunet.networks.recompute import recompute_stages
 from medunet.networks.registry import build_network
 from medunet.networks.weights import differences, first_of
-from medunet.training.schedule import Clock, learning_rate
-from medunet.training.transfer import hold_encoder
+from medunet.training.randomness import python_state, seed_python, set_python_state
+from medunet.training.ranks import ALONE, Ranks
+from medunet.training.torchrun import lost
 
-_REMEDY = (
+logger = logging.getLogger("medunet")
+
+REMEDY = (
     "The last good checkpoint is kept: go on with --resume and a lower train.optimizer.lr, with train.clip_norm set, "
     "or in train.precision fp32."
 )
@@ -38,7 +44,9 @@ class Parts:
         loss: of the network's training output against a `Truth`.
         optimizer: over all parameters.
         scaler: scales the loss in fp16, does nothing otherwise.
+        average: moving average of the network's weights; None without.
         device, precision: where and in which arithmetic.
+        ranks: the processes that train together.
     """
 
     network: Network
@@ -47,28 +55,50 @@ class Parts:
     scaler: torch.amp.GradScaler
     device: torch.device
     precision: torch.dtype
+    average: AveragedModel | None = None
+    ranks: Ranks = ALONE
+
+    @property
+    def judged(self) -> Network:
+        """The network that is validated and becomes the model: the moving average if there is one."""
+        return self.network if self.average is None else cast("Network", self.average.module)
 
     def state(self) -> dict[str, Any]:
-        """Everything that changes while training, for a checkpoint."""
+        """Everything that changes while training, for a checkpoint; every process has to ask."""
         return {
             "network": self.network.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            **self._generators(),
+            "others": self.ranks.each(self._generators)[1:],
+        }
+
+    def _generators(self) -> dict[str, Any]:
+        """The random generators of this process."""
+        return {
             "rng": torch.get_rng_state(),
+            **python_state(),
             "device_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go back to `state()`.
+        """Go back to `state()`, with the options of the optimizer that the config has now.
+
+        An optimizer of another kind and a moving average that was not there before start anew (`--force`).
 
         Raises:
-            TrainingError: it belongs to another network or optimizer.
+            TrainingError: it belongs to another network.
         """
         try:
             wrong = differences(state["network"], self.network)
             if not wrong:
                 self.network.load_state_dict(state["network"])
-                self.optimizer.load_state_dict(state["optimizer"])
+                _load_optimizer(self.optimizer, state["optimizer"])
+                if self.average is not None and state["average"] is not None:
+                    self.average.load_state_dict(state["average"])
+                else:
+                    self.restart_average()
         except (RuntimeError, ValueError, KeyError) as error:
             raise TrainingError(
                 "The checkpoint does not fit the network or optimizer of the config.",
@@ -80,9 +110,43 @@ class Parts:
                 "Resume with the config in the run folder.",
             )
         self.scaler.load_state_dict(state["scaler"])
+        self._load_generators([state, *state.get("others", [])])
+
+    def _load_generators(self, states: Sequence[dict[str, Any]]) -> None:
+        """Those of this process; where there were fewer processes before, it keeps its own."""
+        if len(states) != self.ranks.size:
+            logger.warning(
+                "The checkpoint was written by %d processes, this run has %d: dropout will draw other numbers than "
+                "without the break; nothing else changes.",
+                len(states),
+                self.ranks.size,
+            )
+        if self.ranks.rank >= len(states):
+            return
+        state = states[self.ranks.rank]
         torch.set_rng_state(state["rng"].cpu())
+        set_python_state(state)
         if self.device.type == "cuda" and state["device_rng"] is not None:
             torch.cuda.set_rng_state(state["device_rng"].cpu(), self.device)
+
+    def draw_apart(self, seed: int) -> None:
+        """Seed this process anew if it is not the first one, or all would drop the same features out."""
+        if not self.ranks.first:
+            torch.manual_seed(seed + self.ranks.rank)
+            seed_python(seed + self.ranks.rank)
+
+    def align(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Let weights or buffers, by name, be what they are in the first process."""
+        if tensors and self.ranks.size > 1:
+            first = self.ranks.tell(lambda: {name: value.cpu() for name, value in tensors.items()})
+            with torch.no_grad():
+                for name, value in tensors.items():
+                    value.copy_(first[name])
+
+    def restart_average(self) -> None:
+        """Begin the moving average anew, from the weights as they are."""
+        if self.average is not None:
+            self.average.module.load_state_dict(self.network.state_dict())
 
     def check_finite(self) -> None:
         """Make sure that every weight is a number, before they are saved.
@@ -92,20 +156,24 @@ class Parts:
         """
         for name, value in self.network.state_dict().items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise TrainingError(f"The weights {name} became infinite or NaN.", _REMEDY)
+                raise self.ranks.alike(TrainingError(f"The weights {name} became infinite or NaN.", REMEDY))
 
 
-def build_parts(config: Config, device: torch.device, *, labels: LabelMap) -> Parts:
+def build_parts(config: Config, device: torch.device, *, labels: LabelMap, ranks: Ranks = ALONE) -> Parts:
     """Build from a config; weights are drawn from torch's global generator.
 
     Args:
         config: the whole configuration.
         device: where to train.
         labels: names and indices.
+        ranks: the processes that train together.
     """
     precision = resolve_precision(config.train.precision, device)
     network = build_network(config.network, len(config.data.modality), labels.outputs)
-    network = place(network, config.network.dims, device)
+    network = place(_normed_together(network, device, ranks), config.network.dims, device)
+    average = _average(network, config.train.ema)
+    if config.train.activation_checkpointing:
+        recompute_stages(network)
     return Parts(
         network=network,
         loss=build_loss(config.loss, labels, network.training_outputs).to(device),
@@ -113,73 +181,62 @@ def build_parts(config: Config, device: torch.device, *, labels: LabelMap) -> Pa
         scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
         device=device,
         precision=precision,
+        average=average,
+        ranks=ranks,
     )
 
 
+def _normed_together(network: Network, device: torch.device, ranks: Ranks) -> Network:
+    """Let batch norms use the statistics of the whole batch, not of the part that one process has."""
+    if ranks.size == 1 or not any(isinstance(module, _BatchNorm) for module in network.modules()):
+        return network
+    if device.type == "cuda":
+        return cast("Network", nn.SyncBatchNorm.convert_sync_batchnorm(network))
+    logger.warning(
+        "torch has no batch norm over several processes on a CPU: each normalises its own part of the batch, and the "
+        "running statistics are those of the first process. An instance norm does not mind."
+    )
+    return network
+
+
+def _average(network: Network, decay: float | None) -> AveragedModel | None:
+    """Exponential moving average of weights and buffers, on the network's device."""
+    if decay is None:
+        return None
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
 def _optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optimizer:
-    if config.name == "sgd":
+    parameters = network.parameters()
+    if isinstance(config, SgdConfig):
         return torch.optim.SGD(
-            network.parameters(),
+            parameters,
             lr=config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov and config.momentum > 0,
             weight_decay=config.weight_decay,
         )
-    return torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    if isinstance(config, NovoGradConfig):
+        novograd: torch.optim.Optimizer = Novograd(
+            parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+        return novograd
+    kind = torch.optim.Adam if isinstance(config, AdamConfig) else torch.optim.AdamW
+    return kind(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
-def make_update(parts: Parts, config: Config, clock: Clock) -> Callable[[Any, dict[str, Tensor]], dict[str, float]]:
-    """One training step as ignite's process function: `update(engine, batch)` gives `{"loss", "lr"}`.
-
-    Given to MONAI's SupervisedTrainer as `iteration_update`, because its own step hard-codes CUDA autocast,
-    has no place for gradient clipping and goes on after a loss that is not a number.
-    """
-    memory = channels_last(config.network.dims)
-    base, schedule = config.train.optimizer.lr, config.train.schedule
-
-    def update(engine: Any, batch: dict[str, Tensor]) -> dict[str, float]:
-        lr = learning_rate(schedule, base, clock.progress(engine.state.iteration - 1))
-        for group in parts.optimizer.param_groups:
-            group["lr"] = lr
-        image = batch["image"].to(parts.device, non_blocking=True).contiguous(memory_format=memory)
-        truth = _truth(batch, parts.device)
-        parts.network.train()
-        hold_encoder(parts.network, config, engine.state.iteration)
-        parts.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(parts.device.type, parts.precision, enabled=parts.precision != torch.float32):
-            output = parts.network(image)
-        loss = parts.loss(output, truth)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"The loss became {value} in step {engine.state.iteration} (learning rate {lr:.2e}).",
-                _REMEDY,
-            )
-        _apply_gradient(parts, loss, config.train.clip_norm)
-        return {"loss": value, "lr": lr}
-
-    return update
+def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Momentum and learning rate of a checkpoint; the other options stay those of the config."""
+    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    if any(set(old) - {"params"} != set(new) for old, new in zip(state["param_groups"], options, strict=True)):
+        logger.warning("The checkpoint has the state of another optimizer, so this one starts without momentum.")
+        return
+    optimizer.load_state_dict(state)
+    for group, own in zip(optimizer.param_groups, options, strict=True):
+        group.update({**own, "lr": group["lr"]})
 
 
-def _truth(batch: dict[str, Tensor], device: torch.device) -> Truth:
-    """The right answer in a batch, on the device; what the config does not need is not there."""
-    there = {key: batch[key].to(device, non_blocking=True) for key in ("label", "annotated", "weight") if key in batch}
-    return Truth(there["label"], there.get("annotated"), there.get("weight"))
-
-
-def _apply_gradient(parts: Parts, loss: Tensor, clip_norm: float | None) -> None:
-    parts.scaler.scale(loss).backward()
-    parts.scaler.unscale_(parts.optimizer)
-    limit = math.inf if clip_norm is None else clip_norm
-    norm = torch.nn.utils.clip_grad_norm_(parts.network.parameters(), limit)
-    # In fp16 the scaler leaves out steps with an infinite gradient and lowers its factor.
-    if not parts.scaler.is_enabled() and not bool(torch.isfinite(norm)):
-        raise TrainingError("The gradient became infinite or NaN.", _REMEDY)
-    parts.scaler.step(parts.optimizer)
-    parts.scaler.update()
-
-
-def explain(error: RuntimeError, config: Config, device: torch.device) -> MedunetError | None:
+def explain(error: RuntimeError, config: Config, device: torch.device, processes: int = 1) -> MedunetError | None:
     """What torch's error means to a user; None if it is none of the known ones.
 
     torch has no class of its own for a worker process that was killed.
@@ -190,15 +247,25 @@ def explain(error: RuntimeError, config: Config, device: torch.device) -> Medune
             "Go on with --resume --set train.workers=0, or give a container more with --shm-size.",
         )
     if is_out_of_memory(error):
-        return out_of_memory(config, device)
-    return None
+        return out_of_memory(config, device, processes)
+    return lost(error)
 
 
-def out_of_memory(config: Config, device: torch.device) -> DeviceError:
-    """What to say when training does not fit."""
-    smaller = max(1, config.train.batch_size // 2)
+def out_of_memory(config: Config, device: torch.device, processes: int = 1) -> DeviceError:
+    """What to say when training does not fit; `processes` share a batch."""
+    train = config.train
+    own = train.batch_size // processes
+    advice = []
+    if train.accumulate < own:
+        parts = min(own, 2 * train.accumulate)
+        advice.append(f"--set train.accumulate={parts} (the batch in {parts} parts, one after the other)")
+    if not train.activation_checkpointing:
+        advice.append("--set train.activation_checkpointing=true (slower)")
+    if own > 1:
+        advice.append(f"--set train.batch_size={own // 2 * processes}")
+    advice.append(f"a smaller patch than {list(train.patch_size)}, or a smaller network")
     return DeviceError(
-        f"{device} ran out of memory with train.batch_size {config.train.batch_size} and train.patch_size "
-        f"{list(config.train.patch_size)}.",
-        f"Try --set train.batch_size={smaller}, a smaller patch, or a smaller network.",
+        f"{device} ran out of memory with train.batch_size {train.batch_size}, train.accumulate {train.accumulate} "
+        f"and train.patch_size {list(train.patch_size)}.",
+        f"Try {'; or '.join(advice)}.",
     )

@@ -11,32 +11,26 @@ image mirrored (Ronneberger 2015, figure 2). Other networks see 0 where the imag
 
 from __future__ import annotations
 
-import signal
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from itertools import count
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data import get_track_meta, set_track_meta
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset
 
 from medunet.config.derived import annotated_labels
 from medunet.config.schema import Config
-from medunet.errors import MedunetError
 from medunet.labels import LabelMap
 from medunet.mirror import mirrored
-from medunet.training.cache import KNOWN, CachedCase
+from medunet.training.blocks import BlockedArray
+from medunet.training.cache import IMAGE, KNOWN, LABEL, CachedCase
 from medunet.transforms.augment import apply_spatial, cut_size, draw_spatial, intensity_augment, spatial_settings
 
 Batch = dict[str, torch.Tensor]
+Pixels = BlockedArray | NDArray[Any]
 
 _PASS, _SAMPLE = 1, 2
-_AHEAD = 4
 
 
 def patch_shape(config: Config, rank: int) -> tuple[int, ...]:
@@ -77,14 +71,13 @@ class PatchDataset(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         rng = np.random.default_rng([self.config.seed, _SAMPLE, index])
-        number = self._case_of(index)
+        number = self._number_of(index)
         case = self.cases[number]
-        label = case.label()
-        centre = self._centre(number, label.shape, rng, forced=self._forced(index))
+        centre = self._centre(number, case.record.network.shape, rng, forced=self._forced(index))
         draw = draw_spatial(self.settings, rng)
         cut = cut_size(self.config.train.patch_size, draw) + (1,) * (len(self.patch) - self.config.network.dims)
         start = [c - n // 2 for c, n in zip(centre, cut, strict=True)]
-        pixels, indices = self._pixels(case, start, cut), _signed(self._cut(label[None], start, cut)[0])
+        pixels, indices = self._pixels(case, start, cut), _signed(self._cut(case.blocks(LABEL), start, cut)[0])
         if self.flat:
             pixels, indices = pixels.squeeze(-1), indices.squeeze(-1)
         pixels, indices = apply_spatial(pixels, indices, self.config.train.patch_size, draw)
@@ -95,15 +88,23 @@ class PatchDataset(Dataset[Batch]):
             item["annotated"] = self.annotated[number]
         return {"image": self.intensity(pixels, rng).contiguous(), **item}
 
+    def cases_of(self, iteration: int) -> list[str]:
+        """Ids of the cases that the patches of a step (from 1) come from."""
+        size = self.config.train.batch_size
+        return [self.case_of(index).id for index in range((iteration - 1) * size, iteration * size)]
+
+    def case_of(self, index: int) -> CachedCase:
+        """The case of a sample."""
+        return self.cases[self._number_of(index)]
+
     def _pixels(self, case: CachedCase, start: Sequence[int], cut: Sequence[int]) -> torch.Tensor:
         """A cut (C, *cut) of the image; the weight map, which is interpolated alike, is one channel more."""
-        pixels = self._cut(case.image(), start, cut)
-        weight = case.weight() if self.weighted else None
-        if weight is not None:
-            pixels = np.concatenate([pixels, self._cut(weight[None], start, cut)])
+        pixels = self._cut(case.blocks(IMAGE), start, cut)
+        if self.weighted and case.weights is not None:
+            pixels = np.concatenate([pixels, self._cut(case.blocks(case.weights), start, cut)])
         return torch.from_numpy(pixels)
 
-    def _case_of(self, index: int) -> int:
+    def _number_of(self, index: int) -> int:
         """Cases in shuffled passes."""
         round_, position = divmod(index, len(self.cases))
         order = np.random.default_rng([self.config.seed, _PASS, round_]).permutation(len(self.cases))
@@ -166,7 +167,7 @@ def _signed(indices: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(indices.view(np.int16) if indices.dtype == np.uint16 else indices)
 
 
-def cut_padded(array: NDArray[Any], start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
+def cut_padded(array: Pixels, start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
     """A box of (C, *spatial) that may reach outside, where it is 0."""
     result = np.zeros((array.shape[0], *size), dtype=array.dtype)
     source, target = [slice(None)], [slice(None)]
@@ -180,7 +181,7 @@ def cut_padded(array: NDArray[Any], start: Sequence[int], size: Sequence[int]) -
     return result
 
 
-def cut_mirrored(array: NDArray[Any], start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
+def cut_mirrored(array: Pixels, start: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
     """A box of (C, *spatial) that may reach outside, where the array is mirrored as often as it takes."""
     axes = [
         mirrored(begin, begin + length, limit)
@@ -193,74 +194,3 @@ def cut_mirrored(array: NDArray[Any], start: Sequence[int], size: Sequence[int])
         if begin < 0 or begin + len(seen) > array.shape[axis]:
             result = result.take(seen - low, axis)
     return result
-
-
-@contextmanager
-def patch_loader(
-    dataset: PatchDataset, *, first_sample: int, workers: int, pin_memory: bool
-) -> Iterator[Iterable[Batch]]:
-    """Endless batches from sample number `first_sample` on.
-
-    Args:
-        dataset: the patches.
-        first_sample: batch size times the steps already done.
-        workers: processes; 0 prepares patches in a thread of this process.
-        pin_memory: for transfers to a GPU; needs workers.
-    """
-    tracked = get_track_meta()
-    set_track_meta(False)  # plain tensors: MONAI's MetaTensor doubles the cost of small operations
-    pool = ThreadPoolExecutor(1, thread_name_prefix="patches")
-    try:
-        if workers == 0:
-            yield _from_thread(dataset, pool, first_sample)
-        else:
-            yield _from_workers(_worker_loader(dataset, first_sample, workers, pin_memory=pin_memory))
-    finally:
-        pool.shutdown(cancel_futures=True)
-        set_track_meta(tracked)
-
-
-def _worker_loader(dataset: PatchDataset, first_sample: int, workers: int, *, pin_memory: bool) -> DataLoader[Batch]:
-    return DataLoader(
-        dataset,
-        batch_size=dataset.config.train.batch_size,
-        sampler=count(first_sample),
-        num_workers=workers,
-        pin_memory=pin_memory,
-        persistent_workers=True,
-        prefetch_factor=_AHEAD,
-        worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # else it draws from the global one, and a resumed run gets other dropout
-    )
-
-
-def _from_workers(loader: DataLoader[Batch]) -> Iterator[Batch]:
-    """Batches made by processes; torch puts the traceback of a worker into the message of its error, we do not."""
-    try:
-        yield from loader
-    except MedunetError as error:
-        last = error.message.strip().splitlines()[-1]
-        raise type(error)(last.partition(": ")[2] or last) from error
-
-
-def _from_thread(dataset: PatchDataset, pool: ThreadPoolExecutor, first_sample: int) -> Iterator[Batch]:
-    """Batches made by `pool`, a few ahead; what goes wrong there is raised here (MONAI's ThreadDataLoader loses it)."""
-    size = dataset.config.train.batch_size
-
-    def make(first: int) -> Batch:
-        batch: Batch = default_collate([dataset[index] for index in range(first, first + size)])
-        return batch
-
-    ahead = deque(pool.submit(make, first_sample + number * size) for number in range(_AHEAD))
-    following = first_sample + _AHEAD * size
-    while True:
-        batch = ahead.popleft().result()
-        ahead.append(pool.submit(make, following))
-        following += size
-        yield batch
-
-
-def _start_worker(number: int) -> None:  # noqa: ARG001 - torch's signature
-    """Ctrl-C reaches the workers too; only the main process may decide what to do then."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    set_track_meta(False)

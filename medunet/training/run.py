@@ -9,39 +9,55 @@ train.log, checkpoints/{last,best}.pt, model/ and validation/ (masks and per_cas
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from medunet.atomic import make_folder
+from medunet.config.derived import seconds_of
 from medunet.config.schema import Config
-from medunet.engines.device import resolve_device
-from medunet.errors import DatasetError, Interrupted
+from medunet.engines.machine import available_bytes, usable_cores
+from medunet.errors import Interrupted
 from medunet.io.case import Case
-from medunet.io.check import CaseStatistics, check_cases
+from medunet.io.check import CaseStatistics
 from medunet.io.folds import split
-from medunet.io.manifest import Manifest, survey, unusable
+from medunet.io.manifest import Manifest
 from medunet.labels import LabelMap
 from medunet.model import save_model
-from medunet.training.cache import CachedCase, prepare_cases, prepare_weights
-from medunet.training.checkpoint import load_checkpoint
+from medunet.training.cache import CachedCase, resident
 from medunet.training.costs import costs_in_words
-from medunet.training.folder import LAST, claim, record, remove_empty
+from medunet.training.folder import CONFIG_FILE, claim, record, record_config, remove_empty, tell_changes
+from medunet.training.freeze import check_frozen
+from medunet.training.keeper import Keeper
+from medunet.training.material import Examined, examine, median_spacing, preprocessed, ranges
 from medunet.training.observe import Observer, log_to
 from medunet.training.parts import Parts, build_parts, explain, out_of_memory
 from medunet.training.patches import PatchDataset
-from medunet.training.session import Progress, Session, automatic_workers
+from medunet.training.progress import Progress
+from medunet.training.randomness import seed_python
+from medunet.training.ranks import ALONE, Ranks, check_batch
+from medunet.training.record.recording import recording, watch
+from medunet.training.record.runlog import NoLog, RunLog
+from medunet.training.record.tracking import check_tracking
+from medunet.training.session import Session, automatic_workers
+from medunet.training.start import check_start, start
+from medunet.training.torchrun import began_here, joined, own_device
 from medunet.training.transfer import check_encoder, load_encoder
 from medunet.training.validate import Validation, Validator
-from medunet.transforms.border_weights import weight_term
 
 logger = logging.getLogger("medunet")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process computes, and who it is."""
+
+    device: torch.device
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)
@@ -66,82 +82,74 @@ def train(
     out: str | Path | None = None,
     *,
     resume: bool = False,
+    force: bool = False,
     device: str = "auto",
     observer: Observer | None = None,
+    examined: Examined | None = None,
 ) -> TrainingResult:
     """Train on one fold and export the best model.
 
     Args:
         config: from `load_config`.
         out: run folder; null takes `runs/NAME`.
-        resume: go on from `checkpoints/last.pt` of that folder.
+        resume: go on from the last checkpoint of that folder.
+        force: resume with a changed configuration, too.
         device: auto, cpu, cuda, cuda:N or mps.
         observer: receives events, for progress bars.
+        examined: what `examine` found in the same data; null looks now.
 
     Raises:
         UsageError: the folder holds a run already and `resume` is off, or holds none and it is on.
         DatasetError: problems of the data, all at once.
-        ModelError: the encoder weights are not what they must be.
+        ModelError: the weights to start from are not what they must be.
         TrainingError: the loss is not a number any more, or a checkpoint does not fit or is damaged.
         Interrupted: SIGINT or SIGTERM came; everything is saved.
         DeviceError: no such device, or out of memory.
     """
     folder = Path(out) if out is not None else Path("runs") / config.name
-    observer = observer or Observer()
-    where = resolve_device(device)
-    claim(folder, config, resume=resume)
+    where = own_device(device)
+    with joined(where) as ranks:
+        observer = observer if observer is not None and ranks.first else Observer()
+        keeper = Keeper(folder, seconds_of(config.train.save_every))
+        check_batch(config.train.batch_size, config.train.accumulate, ranks)
+        again = began_here(folder / CONFIG_FILE)
+        changed = ranks.tell(lambda: claim(folder, config, keeper, resume=resume or again, force=force))
+        manifest, statistics = ranks.tell(lambda: _begin(config, keeper, observer, examined))
+        with ranks.inside(lambda: log_to(folder / "train.log"), None):
+            tell_changes(changed)
+            return _train(config, keeper, Place(where, ranks), observer, manifest, statistics)
+
+
+def _begin(config: Config, keeper: Keeper, observer: Observer, examined: Examined | None) -> Examined:
+    """Look at all that can be wrong before anything is computed; nothing is left behind if it is."""
     try:
-        if not (folder / LAST).is_file():
+        if not keeper.started:
             check_encoder(config)
-        manifest, statistics = _examine(config, observer)
+            check_start(config)
+            check_frozen(config)
+        check_tracking(config)
+        return examined or examine(config, observer)
     except BaseException:
-        remove_empty(folder)
+        remove_empty(keeper.folder.parent)
         raise
-    with log_to(folder / "train.log"):
-        return _train(config, folder, where, observer, manifest, statistics)
-
-
-def _examine(config: Config, observer: Observer) -> tuple[Manifest, list[CaseStatistics]]:
-    """List the cases and read each once.
-
-    Raises:
-        DatasetError: with every problem of the listing and of the files.
-    """
-    root, channels = Path(config.data.root), len(config.data.modality)
-    manifest, problems = survey(root, config.data.format, channels=channels)
-    if not problems:
-        split(manifest.cases, config.data.fold, config.data.folds)  # a fold that does not exist is told at once
-    there = [case for case in manifest.cases if all(path.exists() for path in (*case.images, case.label) if path)]
-    statistics: list[CaseStatistics] = []
-    try:
-        statistics = check_cases(
-            there,
-            LabelMap.from_mapping(config.labels),
-            channels=channels,
-            annotated=config.data.annotated,
-            progress=lambda done, total: observer.stage("check", done, total),
-        )
-    except DatasetError as error:
-        problems += error.problems
-    if problems:
-        raise unusable(root, manifest, list(dict.fromkeys(problems)))
-    _check_rank(statistics, config)
-    return manifest, statistics
 
 
 def _train(
     config: Config,
-    folder: Path,
-    device: torch.device,
+    keeper: Keeper,
+    place: Place,
     observer: Observer,
     manifest: Manifest,
     statistics: Sequence[CaseStatistics],
 ) -> TrainingResult:
+    device, ranks = place.device, place.ranks
     for note in manifest.notes:
         logger.warning("%s", note)
     labels = LabelMap.from_mapping(config.labels)
     training, held_out = split(manifest.cases, config.data.fold, config.data.folds)
-    record(config, folder, manifest, statistics)
+    folder = keeper.folder.parent
+    begun = keeper.started
+    ranks.lead(lambda: record(config, folder, manifest, statistics, resumed=begun, with_config=not begun))
     logger.info(
         "%d cases: %d for training, %d held out (fold %d of %d).",
         len(manifest.cases),
@@ -150,48 +158,61 @@ def _train(
         config.data.fold,
         config.data.folds,
     )
-    cached = _prepare(config, folder, labels, [*training, *held_out], observer)
-    cases, validation = _weigh(config, labels, cached[: len(training)], observer), cached[len(training) :]
-    logger.info("%s", costs_in_words(config, device))  # before seeds are set and memory is taken
-    with _arithmetic(config):
-        parts = build_parts(config, device, labels=labels)
-        progress = _restore(folder, parts, config)
-        session = Session(config, parts, Validator(parts, config, labels), folder, progress, observer)
-        precision = str(parts.precision).removeprefix("torch.")
-        logger.info("Training %s on %s in %s.", config.network.name, device, precision)
-        if not session.finished:
-            _run(session, PatchDataset(cases, config, _spacing(cases)), validation)
-        return _finish(session, manifest, training, statistics, validation)
+    silent: RunLog = NoLog()
+    with ranks.inside(lambda: recording(config, folder, device, statistics), silent) as log:
+        cached = preprocessed([*training, *held_out], statistics, config, folder, observer, ranks)
+        cases, validation = cached[: len(training)], cached[len(training) :]
+        logger.info("%s", costs_in_words(_own(config, ranks), device))  # before seeds are set and memory is taken
+        with _arithmetic(config):
+            parts = build_parts(config, device, labels=labels, ranks=ranks)
+            parts.draw_apart(config.seed)
+            progress = _restore(keeper, parts, config)
+            ranks.lead(lambda: record_config(config, folder))
+            validator = Validator(parts, config, labels, validation)
+            watch(log, validator, config)
+            session = Session(config, parts, validator, keeper, progress, log, observer)
+            precision = str(parts.precision).removeprefix("torch.")
+            where = f"{ranks.size} x {device.type}" if ranks.size > 1 else str(device)
+            logger.info("Training %s on %s in %s.", config.network.name, where, precision)
+            if not ranks.tell(lambda: session.finished):
+                _run(session, cases)
+            return _finish(session, manifest, training, statistics)
 
 
-def _run(session: Session, dataset: PatchDataset, validation: Sequence[CachedCase]) -> None:
-    device, config = session.parts.device, session.config
-    workers = automatic_workers(config.train.workers, device, lambda: os.cpu_count() or 1)
+def _run(session: Session, cases: Sequence[CachedCase]) -> None:
+    device, config, ranks = session.parts.device, session.config, session.parts.ranks
+    workers = automatic_workers(config.train.workers, device, lambda: int(usable_cores()) // ranks.local_size)
+    if workers == 0 or multiprocessing.get_start_method() == "fork":  # other processes would each get a copy
+        cases = resident(cases, config.data.memory, available_bytes() // ranks.local_size)
+    dataset = PatchDataset(cases, config, median_spacing(cases))
     try:
-        session.run(dataset, validation, workers=workers)
+        session.run(dataset, workers=workers)
     except RuntimeError as error:
-        known = explain(error, config, device)
+        known = explain(error, config, device, ranks.size)
         if known is None:
             raise
         raise known from error
     except MemoryError as error:
-        raise out_of_memory(config, torch.device("cpu")) from error
+        raise out_of_memory(config, torch.device("cpu"), ranks.size) from error
     if session.stop:
-        raise Interrupted(
-            f"Stopped after step {session.progress.iteration} of {session.clock.total}; everything is saved.",
-            f"Go on with --resume --out {session.folder}.",
+        raise ranks.alike(
+            Interrupted(
+                f"Stopped after step {session.progress.iteration} of {session.clock.total}; everything is saved.",
+                f"Go on with --resume --out {session.keeper.folder.parent}.",
+            )
         )
 
 
 @contextmanager
 def _arithmetic(config: Config) -> Iterator[None]:
-    """Seed torch and choose between repeatable and fast arithmetic; torch's switches go back afterwards.
+    """Seed all generators, and choose between repeatable and fast arithmetic; torch's switches go back afterwards.
 
     Not MONAI's set_determinism: that also turns cuDNN's search for the fastest algorithm off, asked for or not.
     """
     cudnn = torch.backends.cudnn
     before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
     torch.manual_seed(config.seed)
+    seed_python(config.seed)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with it
     if config.deterministic != before[0]:  # a slow call: torch imports its compiler first
@@ -210,22 +231,20 @@ def _finish(
     manifest: Manifest,
     training: Sequence[Case],
     statistics: Sequence[CaseStatistics],
-    validation: Sequence[CachedCase],
 ) -> TrainingResult:
     """Load the best weights, score the held-out cases with them, write model/ and validation/."""
-    folder, parts, observer = session.folder, session.parts, session.observer
-    best = folder / "checkpoints" / "best.pt"
+    folder, parts, observer = session.keeper.folder.parent, session.parts, session.observer
+    best = parts.ranks.tell(lambda: session.keeper.load_best(torch.device("cpu")))
     best_epoch = session.progress.epoch
-    if best.is_file():
-        state = load_checkpoint(best, parts.device)
-        parts.network.load_state_dict(state["network"])
-        best_epoch = state["progress"]["best_epoch"]
+    if best is not None:
+        parts.judged.load_state_dict(best["network"])
+        best_epoch = best["progress"]["best_epoch"]
     result = None
-    if validation:
+    if session.validator.cases:
         result = session.validator.report(
-            validation, folder / "validation", progress=lambda done, total: observer.stage("validate", done, total)
+            folder / "validation", progress=lambda done, total: observer.stage("validate", done, total)
         )
-        logger.info("Held-out fold: mean Dice %s (%s).", _number(result.mean), _per_label(result))
+        logger.info("Held-out fold: %s.", result.line())
     ids = {case.id for case in training}
     summary = {
         "cases": len(training),
@@ -236,79 +255,29 @@ def _finish(
         "seconds": round(session.progress.elapsed, 1),
         "best_epoch": best_epoch,
         "validation_dice": result.dice if result else {},
-        **_ranges([entry for entry in statistics if entry.id in ids]),
+        **ranges([entry for entry in statistics if entry.id in ids]),
     }
-    model = save_model(folder / "model", session.config, parts.network.state_dict(), summary)
+    model = parts.ranks.tell(lambda: save_model(folder / "model", session.config, parts.judged.state_dict(), summary))
     logger.info("Model: %s", model)
     return TrainingResult(folder, model, result, best_epoch)
 
 
-def _check_rank(statistics: Sequence[CaseStatistics], config: Config) -> None:
-    """A 3D network needs volumes; a 2D network takes both, volumes slice by slice. All cases have one rank."""
-    rank = len(statistics[0].shape)
-    if rank < config.network.dims:
-        raise DatasetError(
-            f"network.dims is {config.network.dims}, but the images have {rank} axes.", f"Set network.dims to {rank}."
-        )
+def _own(config: Config, ranks: Ranks) -> Config:
+    """As it is for each of several processes: with its part of the batch."""
+    train = config.train.model_copy(update={"batch_size": config.train.batch_size // ranks.size})
+    return config.model_copy(update={"train": train})
 
 
-def _prepare(
-    config: Config, folder: Path, labels: LabelMap, cases: Sequence[Case], observer: Observer
-) -> list[CachedCase]:
-    cache = Path(config.data.cache) if config.data.cache else folder / "cache"
-    return prepare_cases(
-        cases,
-        make_folder(cache),
-        config.preprocess,
-        labels,
-        channels=len(config.data.modality),
-        progress=lambda done, total: observer.stage("preprocess", done, total),
-    )
-
-
-def _weigh(config: Config, labels: LabelMap, cases: Sequence[CachedCase], observer: Observer) -> Sequence[CachedCase]:
-    """Add weight maps to the training cases if the loss needs them."""
-    term = weight_term(config.loss)
-    if term is None:
-        return cases
-    return prepare_weights(cases, labels, term, progress=lambda done, total: observer.stage("weigh", done, total))
-
-
-def _restore(folder: Path, parts: Parts, config: Config) -> Progress:
-    """State of `checkpoints/last.pt`, or a fresh start where a run was stopped before its first checkpoint."""
-    last = folder / LAST
-    if not last.is_file():
-        load_encoder(parts.network, config)
+def _restore(keeper: Keeper, parts: Parts, config: Config) -> Progress:
+    """State of the last checkpoint, or a fresh start where a run was stopped before its first one."""
+    state = parts.ranks.tell(keeper.load)
+    if state is None:
+        parts.ranks.lead(lambda: load_encoder(parts.network, config))
+        parts.ranks.lead(lambda: start(parts.network, config))
+        parts.align(parts.network.state_dict())
+        parts.restart_average()
         return Progress()
-    state = load_checkpoint(last, torch.device("cpu"))
-    parts.load(state)
-    progress = Progress(**state["progress"])
+    parts.ranks.agree(lambda: parts.load(state))
+    progress = Progress.from_state(state["progress"])
     logger.info("Going on after step %d.", progress.iteration)
     return progress
-
-
-def _spacing(cases: Sequence[CachedCase]) -> tuple[float, ...]:
-    """Median spacing of the network's grid in mm."""
-    median = np.median([case.record.network.spacing for case in cases], axis=0)
-    return tuple(float(value) for value in median)
-
-
-def _ranges(statistics: Sequence[CaseStatistics]) -> dict[str, Any]:
-    """What training saw, so that prediction can tell when an image is outside of it."""
-    spacing = np.asarray([entry.spacing for entry in statistics])
-    shape = np.asarray([entry.shape for entry in statistics])
-    return {
-        "spacing_min": spacing.min(axis=0).tolist(),
-        "spacing_max": spacing.max(axis=0).tolist(),
-        "shape_min": shape.min(axis=0).tolist(),
-        "shape_max": shape.max(axis=0).tolist(),
-        "orientations": sorted({entry.axcodes for entry in statistics}),
-    }
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
-
-
-def _per_label(result: Validation) -> str:
-    return ", ".join(f"{name} {_number(value)}" for name, value in result.dice.items())

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from types import FrameType
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,70 +13,20 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 
 from medunet.config.schema import Config
-from medunet.training.cache import CachedCase
-from medunet.training.checkpoint import save_checkpoint
-from medunet.training.observe import EpochSummary, Observer, RunLog, Step
-from medunet.training.parts import Parts, make_update
-from medunet.training.patches import Batch, PatchDataset, patch_loader
+from medunet.errors import OutputError
+from medunet.training.keeper import Keeper, not_written
+from medunet.training.loader import patch_loader
+from medunet.training.observe import EpochSummary, Observer, Step
+from medunet.training.parts import Parts
+from medunet.training.patches import Batch, PatchDataset
+from medunet.training.progress import Progress
+from medunet.training.record.runlog import RunLog
 from medunet.training.schedule import Clock
+from medunet.training.step import Stepper
+from medunet.training.stop import StopFlag
 from medunet.training.validate import Validation, Validator
 
 logger = logging.getLogger("medunet")
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with every checkpoint.
-
-    Attributes:
-        iteration: optimizer steps done.
-        elapsed: seconds of training.
-        best: highest validation Dice so far; None before the first validation.
-        best_epoch: where it was reached.
-        epoch: last epoch that is complete: its steps done, validated if due, logged.
-        losses: of the steps since then, so that a resumed epoch has the same mean.
-        finished: whether `epoch` was the last one planned.
-    """
-
-    iteration: int = 0
-    elapsed: float = 0.0
-    best: float | None = None
-    best_epoch: int = 0
-    epoch: int = 0
-    losses: list[float] = field(default_factory=list)
-    finished: bool = False
-
-
-class StopFlag:
-    """Set by SIGINT or SIGTERM while `listening`; a second signal stops at once."""
-
-    def __init__(self) -> None:
-        self.signal: int = 0
-
-    def __bool__(self) -> bool:
-        return self.signal != 0
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Catch the signals (in the main thread only; elsewhere they belong to the caller)."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-        def catch(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-            self.signal = number
-            for each, handler in before.items():
-                signal.signal(each, handler)
-            logger.warning("Stopping after this step; once more to stop at once.")
-
-        for number in before:
-            signal.signal(number, catch)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 class Session:
@@ -91,8 +36,9 @@ class Session:
         config: the whole configuration.
         parts: network, loss, optimizer.
         validator: scores held-out cases.
-        folder: run folder; checkpoints go to `checkpoints/`.
+        keeper: of the checkpoints.
         progress: where to start; updated in place.
+        log: takes a line per epoch.
         observer: receives events.
     """
 
@@ -101,47 +47,59 @@ class Session:
         config: Config,
         parts: Parts,
         validator: Validator,
-        folder: Path,
+        keeper: Keeper,
         progress: Progress,
+        log: RunLog,
         observer: Observer,
     ) -> None:
         self.config = config
         self.parts = parts
         self.validator = validator
-        self.folder = folder
+        self.keeper = keeper
         self.progress = progress
+        self.log = log
         self.observer = observer
         self.clock = Clock(config.train, progress.elapsed)
         self.stop = StopFlag()
-        self.log = RunLog(folder, tensorboard=config.logging.tensorboard)
-        self._dice: float | None = progress.best
+        self._dice: dict[str, float | None] = {}
         self._epoch_start = 0.0
         self._steps = 0
         self._waited = 0.0
         self._wait_start = 0.0
+        self._due = False
 
     @property
     def finished(self) -> bool:
         """Whether all planned steps (or the budget) are done; a resumed run may have a longer plan than before."""
-        return self.progress.finished and self.clock.progress(self.progress.iteration) >= 1.0
+        return self.progress.finished and (self._stops_early() or self._planned(self.progress.iteration))
+
+    def _planned(self, iteration: int) -> bool:
+        """Whether the plan ends with this step."""
+        return self.clock.progress(iteration) >= 1.0
+
+    def _stops_early(self) -> bool:
+        """Whether the watched metric has not got better for long enough."""
+        rule = self.config.train.early_stop
+        return rule is not None and self.progress.stopping.since >= rule.patience
 
     def _epoch_is_open(self) -> bool:
         """Whether all steps of an epoch are done, but not yet its validation."""
         length, iteration = self.config.train.iterations_per_epoch, self.progress.iteration
-        last_step = iteration % length == 0 or self.clock.progress(iteration) >= 1.0
+        last_step = iteration % length == 0 or self._planned(iteration)
         return last_step and -(-iteration // length) > self.progress.epoch
 
-    def run(self, dataset: PatchDataset, validation: Sequence[CachedCase], *, workers: int) -> None:
+    def run(self, dataset: PatchDataset, *, workers: int) -> None:
         """Train; returns when done or stopped (`self.stop`).
 
         Raises:
-            TrainingError: the loss or gradient is not a number.
+            TrainingError: the loss or gradient is not a number, or a process that prepares patches died.
         """
         train = self.config.train
         self.clock = Clock(train, self.progress.elapsed)
         self.log.keep_until(min(self.progress.epoch, self.progress.iteration // train.iterations_per_epoch))
-        self.validator.interrupted = lambda: bool(self.stop)
+        self.validator.interrupted = lambda: self.stop.signal != 0
         self.progress.finished = False
+        stepper = Stepper(self.parts, self.config, self.clock, self.progress, dataset.cases_of)
         try:
             with (
                 self.stop.listening(),
@@ -150,17 +108,19 @@ class Session:
                     first_sample=self.progress.iteration * train.batch_size,
                     workers=workers,
                     pin_memory=self.parts.device.type == "cuda",
+                    ranks=self.parts.ranks,
                 ) as batches,
             ):
+                self._agree()
                 self._epoch_started()
                 if self._epoch_is_open():
-                    self._close_epoch(validation)
+                    self._close_epoch()
                 if not self.stop and not self.finished and self.progress.iteration < self.clock.total:
-                    self._trainer(batches, validation).run()
+                    self._trainer(batches, stepper).run()
         finally:
             self.log.close()
 
-    def _trainer(self, batches: Iterable[Batch], validation: Sequence[CachedCase]) -> SupervisedTrainer:
+    def _trainer(self, batches: Iterable[Batch], stepper: Stepper) -> SupervisedTrainer:
         """MONAI's trainer with our step, set to where the run stands."""
         length, epochs = self.config.train.iterations_per_epoch, self.config.train.epochs
         trainer = SupervisedTrainer(
@@ -171,7 +131,7 @@ class Session:
             optimizer=self.parts.optimizer,
             loss_function=self.parts.loss,
             epoch_length=length,
-            iteration_update=make_update(self.parts, self.config, self.clock),
+            iteration_update=stepper,
             decollate=False,
         )
         trainer.logger.setLevel("CRITICAL")  # what ends a run is raised; ignite would log it as well
@@ -179,20 +139,27 @@ class Session:
             trainer.load_state_dict(
                 {"iteration": self.progress.iteration, "max_epochs": epochs, "epoch_length": length}
             )
-        self._attach(trainer, validation)
-        return trainer
-
-    def _attach(self, trainer: SupervisedTrainer, validation: Sequence[CachedCase]) -> None:
         trainer.add_event_handler(Events.EPOCH_STARTED, self._epoch_started)
         trainer.add_event_handler(Events.GET_BATCH_STARTED, self._batch_wanted)
         trainer.add_event_handler(Events.GET_BATCH_COMPLETED, self._batch_came)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._step_done)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_done, validation)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_done)
+        return trainer
 
     def _epoch_started(self, *_: Any) -> None:
         self._epoch_start = time.monotonic()
         self._steps = 0
         self._waited = 0.0
+
+    def _agree(self) -> None:
+        """Several processes take the clock of the first, and stop all if one was told to."""
+        ranks = self.parts.ranks
+        if not ranks.many:
+            self._due = self.keeper.due
+            return
+        mine = [self.clock.own, float(self.keeper.due)] if ranks.first else [0.0, 0.0]
+        stopped, elapsed, due = ranks.sums([float(self.stop.signal != 0), *mine])
+        self.stop.agreed, self.clock.agreed, self._due = stopped > 0, elapsed, due > 0
 
     def _batch_wanted(self, engine: Any) -> None:  # noqa: ARG002
         self._wait_start = time.monotonic()
@@ -206,7 +173,9 @@ class Session:
         self.progress.iteration = iteration
         self.progress.losses.append(loss)
         self._steps += 1
+        self._agree()
         share = self.clock.progress(iteration)
+        seconds = max(time.monotonic() - self._epoch_start, 1e-9)
         self.observer.step(
             Step(
                 iteration=iteration,
@@ -215,9 +184,12 @@ class Session:
                 loss=loss,
                 lr=lr,
                 progress=share,
-                iterations_per_second=self._speed(),
+                iterations_per_second=self._steps / seconds,
+                wait_share=self._waited / seconds,
                 remaining=self.clock.remaining(iteration),
                 dice=self._dice,
+                patches_per_second=self._steps * self.config.train.batch_size / seconds,
+                resources=self.log.resources(self._waited / seconds),
             )
         )
         if self.stop:
@@ -225,67 +197,85 @@ class Session:
             self.save()
         elif share >= 1.0:
             engine.terminate_epoch()  # a budget may end inside an epoch; EPOCH_COMPLETED still fires
+        elif self._due and iteration % self.config.train.iterations_per_epoch:
+            self._try_to_save()
 
-    def _speed(self) -> float:
-        return self._steps / max(time.monotonic() - self._epoch_start, 1e-9)
-
-    def _epoch_done(self, engine: Any, validation: Sequence[CachedCase]) -> None:
-        self._close_epoch(validation)
+    def _epoch_done(self, engine: Any) -> None:
+        self._close_epoch()
         if self.stop or self.finished:
             engine.terminate()
 
-    def _close_epoch(self, validation: Sequence[CachedCase]) -> None:
+    def _close_epoch(self) -> None:
         """What follows the last step of an epoch: validation if due, a line in the logs, checkpoints.
 
         A signal during the validation leaves the epoch open; a resumed run starts here.
         """
         progress, train = self.progress, self.config.train
         epoch = -(-progress.iteration // train.iterations_per_epoch)
-        seconds, speed = time.monotonic() - self._epoch_start, self._speed()
-        last = self.clock.progress(progress.iteration) >= 1.0
-        due = bool(validation) and (last or epoch % self.config.validation.every == 0)
-        result = self._validate(validation) if due else None
+        seconds = max(time.monotonic() - self._epoch_start, 1e-9)
+        speed, wait_share = self._steps / seconds, self._waited / seconds
+        last = self._planned(progress.iteration)
+        due = bool(self.validator.cases) and (last or epoch % self.config.validation.every == 0)
+        result = self._validated() if due else None
+        self._agree()
         if self.stop:
             self.save()
             return
-        best = result is not None and self._note_best(result, epoch)
+        before = asdict(progress)
+        loss = sum(progress.losses) / max(1, len(progress.losses))
+        best = self._judge(loss, result, epoch)
         summary = EpochSummary(
             epoch=epoch,
             iteration=progress.iteration,
-            loss=sum(progress.losses) / max(1, len(progress.losses)),
+            loss=loss,
             lr=float(self.parts.optimizer.param_groups[0]["lr"]),
             seconds=seconds,
             elapsed=self.clock.elapsed,
             iterations_per_second=speed,
-            wait_share=self._waited / max(seconds, 1e-9),
+            wait_share=wait_share,
+            validation_loss=result.loss if result else None,
             dice_mean=result.mean if result else None,
             dice=result.dice if result else {},
             best=best,
         )
-        self.log.write(summary)
+        summary = self.log.write(summary)
         logger.info(summary.line())
         self.observer.epoch(summary)
         progress.epoch = epoch
         progress.losses.clear()
-        progress.finished = last
-        self.save(best=best)
+        progress.finished = last or self._stops_early()
+        if train.early_stop is not None and progress.finished and not last:
+            logger.info("%s has not got better for long enough; the training ends here.", train.early_stop.metric)
+        if not self._try_to_save(best=best) and best:
+            self.progress.best, self.progress.best_epoch = Progress.from_state(before).best, before["best_epoch"]
 
-    def _validate(self, cases: Sequence[CachedCase]) -> Validation:
-        limit = self.config.validation.cases
-        return self.validator.run(cases if limit is None else cases[:limit])
+    def _validated(self) -> Validation:
+        """Scores; the first process gets what the others saw of the cases that the log shows."""
+        result, slices = self.validator.run(), self.log.slices
+        for seen in self.parts.ranks.collect({} if slices is None else slices.predictions):
+            if slices is not None:
+                slices.predictions.update(seen)
+        return result
 
-    def _note_best(self, result: Validation, epoch: int) -> bool:
-        self._dice = result.mean
-        if result.mean is None or (self.progress.best is not None and result.mean <= self.progress.best):
+    def _judge(self, loss: float, result: Validation | None, epoch: int) -> bool:
+        """Take the metrics of an epoch in; True if it is the best so far."""
+        metrics: dict[str, float | None] = {"loss": loss}
+        if result is not None:
+            self._dice = result.dice
+            metrics.update(result.metrics())
+        return self.progress.judge(metrics, epoch, self.config)
+
+    def _try_to_save(self, *, best: bool = False) -> bool:
+        """Save; a disk that is full does not end the training."""
+        try:
+            self.save(best=best)
+        except OutputError as error:
+            not_written(error)
             return False
-        self.progress.best, self.progress.best_epoch = result.mean, epoch
         return True
 
     def save(self, *, best: bool = False) -> None:
-        """Write checkpoints/last.pt, and best.pt when asked; each replaces the old one only when it is whole.
-
-        best.pt comes first: a run killed between the two repeats the epoch and writes both again. The other way
-        round last.pt would know of a best epoch whose weights were never written.
+        """Write last.pt, and best.pt when asked.
 
         Raises:
             TrainingError: a weight is not a number; the checkpoints stay as they are.
@@ -293,10 +283,10 @@ class Session:
         """
         self.parts.check_finite()
         self.progress.elapsed = self.clock.elapsed
-        folder, progress = self.folder / "checkpoints", asdict(self.progress)
-        if best:
-            save_checkpoint(folder / "best.pt", {"network": self.parts.network.state_dict(), "progress": progress})
-        save_checkpoint(folder / "last.pt", {**self.parts.state(), "progress": progress})
+        progress = asdict(self.progress)
+        state = {**self.parts.state(), "progress": progress}
+        judged = {"network": self.parts.judged.state_dict(), "progress": progress} if best else None
+        self.parts.ranks.lead(lambda: self.keeper.save(state, judged))
 
 
 def automatic_workers(wish: int | str, device: torch.device, cores: Callable[[], int]) -> int:

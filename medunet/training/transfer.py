@@ -1,4 +1,4 @@
-"""Transfer learning: encoder weights from a local file, and the epochs at the start in which the encoder stands still.
+"""Transfer learning: encoder weights from a local file.
 
 The file is read when a training starts and never again: neither to resume it nor to use the model.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from medunet.config.network_options import EncoderOptions
 from medunet.config.schema import Config
 from medunet.errors import ModelError, UsageError
-from medunet.networks.contract import Network, freeze_encoder
+from medunet.networks.contract import Network
 from medunet.networks.encoder_weights import encoder_state
 from medunet.networks.registry import build_network
 
@@ -64,19 +64,6 @@ def load_encoder(network: Network, config: Config) -> None:
         logger.info("The encoder starts with the weights of %s.", options.encoder_weights)
 
 
-def hold_encoder(network: Network, config: Config, iteration: int) -> None:
-    """Freeze the encoder in the first `network.frozen_epochs` epochs and let it go after them; call it after `train()`.
-
-    Args:
-        network: in training mode.
-        config: the whole configuration.
-        iteration: the step that comes, from 1.
-    """
-    epochs = config.network.frozen_epochs if isinstance(config.network, EncoderOptions) else 0
-    if epochs:
-        freeze_encoder(network, frozen=(iteration - 1) // config.train.iterations_per_epoch < epochs)
-
-
 def _encoder(network: Network, options: EncoderOptions) -> nn.Module:
     encoder = network.encoder_module()
     if encoder is None:
@@ -86,23 +73,23 @@ def _encoder(network: Network, options: EncoderOptions) -> nn.Module:
 
 def _fitted(encoder: nn.Module, options: EncoderOptions) -> dict[str, Tensor]:
     path = Path(options.encoder_weights or "")
-    return encoder_state(encoder, read_tensors(path), str(getattr(options, "backbone", options.name)), str(path))
+    tensors = read_tensors(path, "network.encoder_weights")
+    return encoder_state(encoder, tensors, str(getattr(options, "backbone", options.name)), str(path))
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path, key: str) -> dict[str, Tensor]:
     """The tensors of a file by name, on the CPU; nothing in the file is run.
 
     Args:
         path: safetensors, or what `torch.save` wrote: a state dict, or a checkpoint that holds one.
+        key: of the configuration, that names the file.
 
     Raises:
         UsageError: there is no such file.
         ModelError: it holds no tensors.
     """
     if not path.is_file():
-        raise UsageError(
-            f"There is no file {path} (network.encoder_weights).", "Check the path, or set it to null to do without."
-        )
+        raise UsageError(f"There is no file {path} ({key}).", "Check the path, or set it to null to do without.")
     try:
         content = safetensors.torch.load_file(path) if path.suffix.lower() == ".safetensors" else _unpickled(path)
     except OSError as error:

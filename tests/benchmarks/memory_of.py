@@ -25,8 +25,10 @@ from medunet.engines.torch import TorchEngine
 from medunet.inference.memory import peak_bytes, reset_peak
 from medunet.labels import LabelMap
 from medunet.networks.registry import build_network
-from medunet.training.parts import build_parts, make_update
+from medunet.training.parts import build_parts
+from medunet.training.progress import Progress
 from medunet.training.schedule import Clock
+from medunet.training.step import Stepper
 
 CPU = torch.device("cpu")
 STEPS = {True: 3, False: 2}
@@ -54,7 +56,7 @@ def train(case: dict[str, Any]) -> list[float]:
     """Steps of a training as medunet makes them; their seconds."""
     config = config_of(case)
     parts = build_parts(config, CPU, labels=LabelMap.from_mapping(config.labels))
-    update = make_update(parts, config, Clock(config.train, 0.0))
+    update = Stepper(parts, config, Clock(config.train, 0.0), Progress())
     seconds = []
     for iteration in range(1, STEPS[True] + 1):
         batch = {

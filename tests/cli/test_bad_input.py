@@ -311,7 +311,21 @@ def test_a_cuda_device_that_is_absent_is_refused(train: Any, tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("file", ["config.part", "best.part", "last.part", "_seg.part", "per_case.part"])
+@pytest.mark.parametrize("file", ["best.part", "last.part"])
+def test_a_full_disk_at_a_checkpoint_is_told_and_the_training_goes_on(
+    train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_disk: Callable[[str], None], file: str
+) -> None:
+    full_disk(file)
+    done = train()
+    monkeypatch.undo()
+    assert (done.code, done.out) == (0, f"{tmp_path / 'run' / 'model'}\n")
+    name = file.replace(".part", ".pt")
+    assert f"{name} cannot be written: No space left on device. The training goes on" in done.err
+    assert "Traceback" not in done.err
+    assert train("--resume").code == 0
+
+
+@pytest.mark.parametrize("file", ["config.part", "_seg.part", "per_case.part", "model.part"])
 def test_a_full_disk_while_training_can_be_cleared_and_resumed(
     train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_disk: Callable[[str], None], file: str
 ) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from medunet.cli import doctor, machine
+from medunet.cli import doctor
 from medunet.cli.main import main
+from medunet.engines import machine
 
 
 @pytest.fixture
@@ -96,21 +97,3 @@ def test_an_nvidia_card_that_torch_cannot_use_is_advice(medunet, no_imports, mon
     monkeypatch.setattr(machine, "nvidia_driver", lambda: True)
     monkeypatch.setattr(machine, "devices", list)
     assert "Install a CUDA build of torch" in medunet()[1]
-
-
-@pytest.mark.parametrize(("limit", "cores"), [("max 100000", 8), ("150000 100000", 1.5), ("200000 100000", 2), ("", 8)])
-def test_the_quota_of_a_container_counts(monkeypatch, limit, cores):
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(machine, "_text", lambda path: limit if path.name == "cpu.max" else "")
-    assert machine.usable_cores() == cores
-
-
-@pytest.mark.parametrize(
-    ("flags", "bf16"),
-    [("avx2 amx_bf16 avx512_bf16", "native (AMX)"), ("avx512_bf16", "native (AVX-512)"), ("", "emulated")],
-)
-def test_the_processor_tells_how_it_computes_bf16(monkeypatch, flags, bf16):
-    info = f"model name\t: Xeon\nflags\t\t: fpu {flags}\n"
-    monkeypatch.setattr(machine, "_text", lambda path: info if path.name == "cpuinfo" else "")
-    found = machine.processor()
-    assert (found["model"], found["bf16"]) == ("Xeon", bf16)

@@ -292,6 +292,35 @@ class TestModel:
         edit(model, **changes)
         assert rule in sick(model)
 
+    def test_its_parameters_are_listed_by_name_and_shape(self, model, medunet, tmp_path):
+        kinds = {"layers.10.weight": "F32", "layers.9.bias": "BF16", "norm.running_mean": "F32", "count": "I64"}
+        header = json.dumps({name: {"dtype": kind, "shape": [2, 3]} for name, kind in kinds.items()}).encode()
+        (model / "weights.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+        assert medunet(model, "--layers") == (0, "layers.9.bias     2x3\nlayers.10.weight  2x3\n", "")
+        with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+            for file in model.iterdir():
+                archive.write(file, f"toy/{file.name}")
+        for path in (model, model.parent, tmp_path / "m.zip"):  # the second holds model/, as a run does
+            code, out, _ = medunet(path, "--layers", "--json")
+            assert (code, json.loads(out)) == (0, {"layers.9.bias": [2, 3], "layers.10.weight": [2, 3]})
+
+    def test_the_names_are_those_that_a_network_has(self, tiny_run):
+        from medunet.io.describe.model import layers_of
+        from medunet.model import load_model
+        from medunet.networks.registry import build_network
+
+        network = build_network(load_model(tiny_run).spec.network, 1, 3)
+        wanted = {name: tuple(value.shape) for name, value in network.named_parameters()}
+        assert layers_of(tiny_run) == layers_of(tiny_run / "model") == wanted
+
+    def test_layers_are_those_of_a_model_that_can_be_read(self, model, medunet, tmp_path):
+        (tmp_path / "empty").mkdir()
+        code, _, err = medunet(tmp_path / "empty", "--layers")
+        assert (code, "is no model, and no run that has one" in err) == (2, True)
+        (model / "weights.safetensors").write_bytes(b"x" * 50)
+        code, _, err = medunet(model, "--layers")
+        assert (code, "says what is damaged" in err) == (1, True)
+
     def test_files_outside_of_the_folder_are_never_opened(self, model, sick):
         (model.parent / "secret").write_text("x")
         edit(model, files={"../secret": {"sha256": "0" * 64}, "weights.safetensors": {"sha256": "0" * 64}})
@@ -345,6 +374,29 @@ class TestRun:
     def test_a_run_without_an_epoch_is_healthy(self, run, facts):
         (run / "metrics.jsonl").unlink()
         assert "No epoch" in facts(run)["notes"][0]
+
+    def test_what_a_run_was_made_with_is_told(self, run, facts):
+        start = {
+            "started": "2026-01-02T03:04:05+00:00",
+            "git": {"commit": "0123456789abcdef", "changed": True},
+            "versions": {"medunet": "1.2.3", "torch": "2.9"},
+            "precision": "bfloat16",
+            "device": "cuda:0",
+            "hardware": {"processor": "a CPU", "gpu": "a GPU"},
+            "data": {"cases": 5, "sha256": "ab" * 32, "root": "/data"},
+        }
+        (run / "run.json").write_text(json.dumps({"starts": [start, {**start, "started": "later"}]}))
+        found = facts(run)
+        assert found["started"] == "2026-01-02T03:04:05+00:00, resumed once"
+        assert found["trained_with"] == (
+            "medunet 1.2.3, commit 0123456789ab with changes, torch 2.9, bfloat16 on a GPU"
+        )
+        assert found["data"] == "5 cases, SHA-256 abababababab..., /data"
+
+    @pytest.mark.parametrize("content", ["{", "[]", '{"starts": []}', '{"starts": [{}]}', '{"starts": [3]}'])
+    def test_a_damaged_record_of_that_is_noted(self, run, facts, content):
+        (run / "run.json").write_text(content)
+        assert "run.json is damaged" in " ".join(facts(run)["notes"])
 
     def test_a_damaged_model_makes_the_run_unhealthy(self, run, model, sick):
         model.rename(run / "model")
@@ -421,7 +473,10 @@ class TestUnknown:
         assert code == 2
         assert "There is no file or folder" in err
 
-    @pytest.mark.parametrize("arguments", [(), ("--networks", "--losses"), (".", "--losses")])
+    @pytest.mark.parametrize(
+        "arguments",
+        [(), ("--networks", "--losses"), (".", "--losses"), ("--layers",), ("--losses", "--layers")],
+    )
     def test_exactly_one_thing_must_be_asked_for(self, medunet, arguments):
         assert medunet(*arguments)[0] == 2
 
@@ -517,11 +572,12 @@ class TestNetworks:
         assert all(row["training_bytes"] > row["inference_bytes"] > 4 * row["parameters"] for row in json.loads(out))
 
 
-@pytest.mark.parametrize("what", ["image", "model", "--losses"])
+@pytest.mark.parametrize("what", ["image", "model", "--losses", "--layers"])
 def test_torch_is_never_imported(tmp_path, model, what):
-    paths = {"image": str(save(tmp_path / "a.nii.gz", scan())), "model": str(model)}
+    path, file = str(model), str(save(tmp_path / "a.nii.gz", scan()))
+    arguments = {"image": [file], "model": [path], "--layers": [path, "--layers"]}.get(what, [what])
     code = (
-        f"import sys; sys.argv = ['medunet', 'info', {paths.get(what, what)!r}]\n"
+        f"import sys; sys.argv = ['medunet', 'info', *{arguments!r}]\n"
         "from medunet.cli.main import main\n"
         "try:\n    main()\n"
         "except SystemExit as stop:\n    assert stop.code == 0, stop.code\n"

@@ -63,6 +63,21 @@ def test_the_written_config_is_enough_to_resume(cli: Any, config_file: Path, tmp
     assert "epoch" not in again.err
 
 
+def test_a_changed_config_is_refused_unless_it_is_forced(cli: Any, config_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    cli("train", "-c", config_file, "--out", run, *SHORT)
+    other = ("train", "-c", run / "config.yaml", "--out", run, "--resume", "--set", "train.epochs=2")
+    changed = ("--set", "train.batch_size=1", "--set", "seed=7")
+    refused = cli(*other, *changed)
+    assert (refused.code, refused.out) == (2, "")
+    assert "seed was 0, is 7; train.batch_size was 2, is 1." in refused.err
+    assert "go on all the same with --force" in refused.err
+    forced = cli(*other, *changed, "--force")
+    assert (forced.code, forced.out) == (0, f"{run / 'model'}\n"), forced.err
+    assert [json.loads(line)["epoch"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    assert yaml.safe_load((run / "config.yaml").read_text())["seed"] == 7
+
+
 def medunet(*arguments: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", "from medunet.cli.main import main; main()", *map(str, arguments)],
@@ -119,7 +134,7 @@ def test_signals_save_the_state_and_end_with_130(cli: Any, config_file: Path, tm
 @pytest.mark.parametrize(
     ("module", "moment"),
     [
-        ("medunet.training.run.check_cases", "while it checks"),
+        ("medunet.training.material.check_cases", "while it checks"),
         ("medunet.training.validate.Validator.report", "at the end"),
     ],
 )
@@ -144,7 +159,9 @@ def test_ctrl_c_outside_of_the_training_loop_ends_in_a_sentence_too(
     ("arguments", "message"),
     [
         (("--fold", "7"), "must be less than data.folds, which is 3"),
-        (("--fold", "-1"), "must be a whole number from 0"),
+        (("--fold", "-1"), "must be a whole number from 0, or all"),
+        (("--fold", "ALL"), "must be a whole number from 0, or all"),
+        (("--fold", "all", "--resume"), "There is no run to resume"),
         (("--fold", "²"), "must be a whole number from 0"),
         (("--set", "train.epochz=3"), "epochz"),
         (("--set", "network.channels=4"), "network.channels"),
@@ -169,3 +186,33 @@ def test_a_run_is_not_overwritten(cli: Any, config_file: Path, tiny_run: Path) -
     assert done.err == (
         f"medunet: {tiny_run} holds a run already. Go on with --resume, or choose another folder with --out.\n"
     )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_all_folds_end_as_one_model_after_ctrl_c_too(
+    cli: Any, config_file: Path, tmp_path: Path, tiny_dataset: Path
+) -> None:
+    run = tmp_path / "run"
+    call = ("train", "-c", config_file, "--out", run, "-d", "cpu", "--fold", "all", "--set", "data.folds=2")
+    endless = ("--set", "train.epochs=100000", "--set", "train.iterations_per_epoch=2")
+    process = medunet(*call, *endless)
+    wait_for(run / "fold_0" / "metrics.jsonl", process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, ""), err
+    last = [line for line in err.splitlines() if line][-1]
+    assert last.startswith("medunet: Fold 0: Stopped after step "), err
+    assert last.endswith(f"Go on with --fold all --resume --out {run}.")
+    assert "not finished" in cli("info", run).out
+
+    state = torch.load(run / "fold_0" / "checkpoints" / "last.pt", weights_only=True)
+    epochs = state["progress"]["iteration"] // 2 + 1
+    done = cli(*call, "--resume", "--set", f"train.epochs={epochs}", "--set", "train.iterations_per_epoch=2")
+    assert (done.code, done.out) == (0, f"{run / 'model'}\n"), done.err
+    info = cli("info", run)
+    assert info.code == 0
+    assert "2 of 2 folds" in info.out
+    assert json.loads(cli("info", run / "model", "--json").out)["networks"] == 2
+    image = tiny_dataset / "imagesTr" / "case_00.nii.gz"
+    assert cli("predict", "-m", run, "-i", image, "-o", tmp_path / "mask.nii.gz", "-d", "cpu").code == 0
+    assert cli("train", "-c", config_file, "--out", run, "--resume").code == 2

@@ -130,7 +130,11 @@ def test_messages_hold_no_words_of_the_library_that_checks(monkeypatch):
         ("labels: {background: 0, liver: [1, x]}", "labels.liver.1", "'x'", "a whole number."),
         ("loss: 3", "loss", "3", ""),
         ("train: 5", "train", "5", ""),
-        ("logging: {mlflow: x}", "logging.mlflow", "'x'", "null."),
+        ("logging: {mlflow: 3}", "logging.mlflow", "3", "null."),
+        ("train: {optimizer: {name: adamw, betas: [0.9]}}", "train.optimizer.betas", "[0.9]",
+         "a list of 2 entries, each a number of at least 0 and less than 1."),
+        ("train: {ema: 1}", "train.ema", "1", "a number greater than 0 and less than 1, or null."),
+        ("train: {freeze: {layers: ''}}", "train.freeze.layers", "''", "text such as encoder* or *.norm*."),
         ("seed: 4294967296", "seed", "4294967296", "a whole number of at least 0 and less than 4294967296."),
         ("name: 5", "name", "5", "text that is not empty."),
         ("name: ''", "name", "''", "text that is not empty."),
@@ -153,7 +157,7 @@ def test_a_wrong_value_is_quoted_with_what_is_allowed(text, what, value, rule):
         ("train: {overlap: 0.5}", "This key belongs elsewhere: inference.overlap."),
         ("patch_size: [8, 8, 8]", "This key belongs elsewhere: train.patch_size."),
         ("train: {lr: 0.1}", "train.optimizer.lr"),
-        ("train: {optimizer: {name: adamw, momentum: 0.9}}", "Its keys are name, lr, weight_decay."),
+        ("train: {optimizer: {name: adamw, momentum: 0.9}}", "Its keys are name, lr, betas, weight_decay."),
         ("train: {learning_rate: 0.1}", "Did you mean train.optimizer.lr?"),
         ("validation: {every: 2}", "Did you mean validate?"),
         ("train: {precision: fp23}", "Did you mean fp32?"),
@@ -176,7 +180,7 @@ def test_a_hint_leads_to_what_was_meant(text, hint):
 def test_a_missing_variant_lists_the_choices():
     problem = the_problem("train: {optimizer: {lr: 0.1}}")
     assert problem.what == "train.optimizer.name"
-    assert problem.rule == "is missing; it must be sgd or adamw."
+    assert problem.rule == "is missing; it must be sgd, adam, adamw or novograd."
 
 
 def test_missing_required_keys_point_to_the_file():
@@ -210,7 +214,7 @@ def test_rules_still_judge_what_is_valid_beside_a_wrong_value():
     assert {problem.what for problem in found} == {"labels.spleen", "labels.liver", "loss.0.name", "loss.1.beta"}
 
 
-@pytest.mark.parametrize("key", ["name", "label", "ml", "above", "labels"])
+@pytest.mark.parametrize("key", ["name", "label", "ml", "above", "labels", "layers"])
 def test_an_unknown_key_that_is_required_elsewhere_is_only_an_unknown_key(key):
     assert the_problem(f"train: {{{key}: 1}}").what == f"train.{key}"
 

@@ -43,7 +43,7 @@ def test_the_schema_has_every_section_under_its_name_in_yaml():
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        (("train", "optimizer"), "a mapping with name: sgd or adamw"),
+        (("train", "optimizer"), "a mapping with name: sgd, adam, adamw or novograd"),
         (("train", "precision"), "auto, fp32, bf16 or fp16"),
         (("augment", "rotation_degrees"), "a number from 0 to 180, or null"),
         (("labels",), "a mapping of names to values"),
@@ -56,7 +56,7 @@ def test_what_is_allowed_is_said_in_words(path, words):
 
 def test_the_variant_decides_about_the_keys():
     data = {"train": {"optimizer": {"name": "adamw"}}, "loss": [{"name": "dice"}]}
-    assert keys_at(("train", "optimizer"), data) == ["name", "lr", "weight_decay"]
+    assert keys_at(("train", "optimizer"), data) == ["name", "lr", "betas", "weight_decay"]
     assert keys_at(("loss", 0), data) == ["name", "weight", "background", "batch", "squared", "generalised"]
 
 

@@ -81,11 +81,11 @@ def test_shipped_configurations_need_no_variable_when_the_data_is_given(write, m
 def test_every_number_in_a_shipped_configuration_is_explained():
     top = shipped_configs()["demo.yaml"].parent
     files = sorted(top.rglob("*.yaml"))
-    assert len(files) == 6 + len(option_classes())
+    assert len(files) == 4 + 3 + 3 + len(option_classes())  # tasks, bases, recipes, networks
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert text.startswith("# ")
-        assert text.count("#") > (0 if path.parent.name == "hippocampus" else 8), path
+        assert text.count("#") >= {"hippocampus": 1, "recipes": 7}.get(path.parent.name, 8), path
 
 
 def test_every_network_has_a_configuration_that_trains_it_on_the_hippocampus():
@@ -127,7 +127,12 @@ def test_mappings_merge_and_lists_replace(write):
 def test_another_variant_replaces_the_mapping_and_the_same_one_merges(write):
     write(MINIMAL + "train: {optimizer: {name: sgd, momentum: 0.5, lr: 0.5}}\n", "base.yaml")
     other = load_config(write("extends: base.yaml\ntrain: {optimizer: {name: adamw}}\n"))
-    assert other.train.optimizer.model_dump() == {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01}
+    assert other.train.optimizer.model_dump() == {
+        "name": "adamw",
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.01,
+    }
     same = load_config(write("extends: base.yaml\ntrain: {optimizer: {name: sgd, lr: 0.1}}\n"))
     assert (same.train.optimizer.lr, same.train.optimizer.momentum) == (0.1, 0.5)
 
@@ -235,7 +240,12 @@ def test_another_variant_on_the_command_line_drops_the_keys_of_the_file_in_any_o
     write(MINIMAL + "train: {optimizer: {name: sgd, momentum: 0.5, lr: 0.5}}\n")
     options = ["train.optimizer.name=adamw", "train.optimizer.lr=0.25"][::order]
     config = load_config("file.yaml", overrides=options)
-    assert config.train.optimizer.model_dump() == {"name": "adamw", "lr": 0.25, "weight_decay": 0.01}
+    assert config.train.optimizer.model_dump() == {
+        "name": "adamw",
+        "lr": 0.25,
+        "betas": (0.9, 0.999),
+        "weight_decay": 0.01,
+    }
 
 
 def test_the_single_entry_of_a_list_may_be_addressed_by_index(write):
@@ -334,6 +344,13 @@ def test_relative_paths_start_at_the_file_that_holds_them(write):
     config = load_config(write("extends: deep/base.yaml\n"))
     assert config.data.root == str(Path.cwd() / "deep" / "images")
     assert config.data.cache == str(Path.cwd() / "cache")
+
+
+def test_every_path_of_a_file_is_seen_from_it(write):
+    write(MINIMAL + "data: {cache: c}\ntrain: {start_from: earlier/model}\n", "deep/base.yaml")
+    config = load_config(write("extends: deep/base.yaml\n"))
+    assert config.data.cache == str(Path.cwd() / "deep" / "c")
+    assert config.train.start_from == str(Path.cwd() / "deep" / "earlier" / "model")
 
 
 def test_relative_paths_of_the_call_start_at_the_current_directory(write):

@@ -24,6 +24,8 @@ from medunet.config.schema import Config
 from medunet.errors import DataError
 from medunet.model import load_model, save_model
 from medunet.networks.contract import Network
+from medunet.networks.forecast import Work, forecast
+from medunet.networks.recompute import recompute_stages
 from medunet.networks.registry import NETWORKS, build_network
 
 TINY: dict[str, dict[str, Any]] = {
@@ -316,6 +318,39 @@ def test_equal_seeds_give_equal_weights_and_equal_steps(case: Case, deterministi
     first, second = step(), step()
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_activations_that_are_computed_again_change_no_number(case: Case) -> None:
+    """Outputs and random numbers are the same; sums of gradients may be added up in another order."""
+    image = image_of(case.config, batch=2)
+
+    def step(recompute: bool) -> tuple[Any, ...]:
+        network = copy.deepcopy(case.network)
+        if recompute:
+            recompute_stages(network)
+        torch.manual_seed(1)
+        outputs = as_tuple(network.train()(image))
+        loss_of(outputs).backward()
+        gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
+        return outputs, gradients, dict(network.named_buffers()), torch.rand(1), network.state_dict().keys()
+
+    expected, found = step(recompute=False), step(recompute=True)
+    assert all(torch.equal(one, two) for one, two in zip(expected[0], found[0], strict=True))
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[2], expected[2], rtol=0, atol=0)
+    assert torch.equal(expected[3], found[3])
+    assert expected[4] == found[4]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_activations_that_are_computed_again_need_no_memory(name: str) -> None:
+    config = config_of(name, 2)
+    size = config.padded((128, 128))
+    plain, again = (
+        forecast(config, 1, 3, Work(size=size, batch=4, training=True, recompute=wish)).tensor_bytes
+        for wish in (False, True)
+    )
+    assert again < 0.9 * plain
 
 
 def test_other_channels_or_axes_are_refused(case: Case) -> None:

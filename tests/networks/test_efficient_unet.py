@@ -10,7 +10,6 @@ from monai.networks.nets.efficientnet import EfficientNet, MBConvBlock
 from monai.networks.nets.flexible_unet import FlexibleUNet
 
 from medunet.config.networks import EfficientUNetConfig
-from medunet.networks.contract import freeze_encoder
 from medunet.networks.efficient_unet import EfficientUNet, build_efficient_unet
 
 PUBLISHED = {
@@ -134,29 +133,3 @@ def test_nothing_is_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(module, "_load_state_dict", refuse)
     assert isinstance(make("b0").encoder, EfficientNet)
-
-
-@pytest.mark.parametrize("backbone", ["b0", "r18"])
-def test_a_frozen_encoder_keeps_weights_statistics_and_answers(backbone: str) -> None:
-    network = make(backbone).train()
-    freeze_encoder(network, frozen=True)
-    images = torch.randn(2, 1, 32, 64)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    network(images).mean().backward()
-    changed = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed
-    assert all(name.startswith("decoder.") for name in changed)
-    assert {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None} == {
-        "decoder",
-        "segmentation_head",
-    }
-    first, again = network.encoder(images), network.encoder(images)  # no drop connect
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    freeze_encoder(network, frozen=False)
-    network(images).mean().backward()
-    assert all(p.requires_grad for p in network.parameters())
-    assert not torch.equal(next(network.encoder.buffers()), before[f"encoder.{_first_buffer(network)}"])
-
-
-def _first_buffer(network: EfficientUNet) -> str:
-    return next(name for name, _ in network.encoder.named_buffers())

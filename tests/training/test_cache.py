@@ -18,7 +18,18 @@ from medunet.config.schema import PreprocessConfig
 from medunet.errors import DataError, DatasetError
 from medunet.io.case import Case
 from medunet.labels import LabelMap
-from medunet.training.cache import KNOWN, CachedCase, case_key, prepare_case, prepare_cases, prepare_weights
+from medunet.training.cache import (
+    IMAGE,
+    KNOWN,
+    LABEL,
+    CachedCase,
+    case_key,
+    lacking,
+    prepare_case,
+    prepare_cases,
+    prepare_weights,
+    resident,
+)
 from medunet.transforms.border_weights import border_weights
 
 LABELS = LabelMap.from_mapping({"background": 0, "organ": 4, "core": 205})
@@ -48,11 +59,12 @@ def test_a_cached_case_holds_what_training_needs(case: Case, tmp_path: Path) -> 
     assert set(cached.locations()) == {1, 2}
 
 
-def test_arrays_are_mapped_and_cannot_be_changed_by_accident(case: Case, tmp_path: Path) -> None:
-    image = prepare_case(case, tmp_path, AS_IS, LABELS).image()
-    assert isinstance(image, np.memmap)
-    with pytest.raises(ValueError, match="read-only"):
-        image[0, 0, 0, 0] = 1
+def test_nothing_that_was_read_changes_the_cache(case: Case, tmp_path: Path) -> None:
+    cached = prepare_case(case, tmp_path, AS_IS, LABELS)
+    before = cached.image()
+    cached.image()[:] = 1
+    cached.blocks(IMAGE)[:, 2:4, :, :][:] = 1
+    np.testing.assert_array_equal(cached.image(), before)
 
 
 def test_an_unchanged_case_is_found_without_reading_its_files(
@@ -212,7 +224,7 @@ def test_a_weight_map_lies_beside_its_label(case: Case, tmp_path: Path) -> None:
     progress = lambda done, total: steps.append((done, total))  # noqa: E731
     (weighted,) = prepare_weights([plain], LABELS, WEIGHTED, progress=progress)
     weight = weighted.weight()
-    assert isinstance(weight, np.memmap)
+    assert weight is not None
     assert weight.dtype == np.float32
     np.testing.assert_array_equal(weight, border_weights(plain.label(), LABELS, WEIGHTED))
     assert files(plain) - before == {weighted.weights}
@@ -272,3 +284,44 @@ def test_an_interrupted_weight_map_leaves_the_case_as_it_was(
     with pytest.raises(KeyboardInterrupt):
         prepare_weights([cached], LABELS, WEIGHTED)
     assert files(cached) == before
+
+
+# in memory or on disk
+
+
+@pytest.mark.parametrize(
+    ("wish", "free", "held"),
+    [("auto", 2.0, True), ("auto", 1.9, False), ("ram", 0.0, True), ("disk", 9.0, False)],
+)
+def test_cases_are_held_in_memory_if_they_fit_twice(
+    case: Case, tmp_path: Path, wish: str, free: float, held: bool
+) -> None:
+    (weighted,) = prepare_weights([prepare_case(case, tmp_path, COARSE, LABELS)], LABELS, WEIGHTED)
+    names = ("image.npy", "label.npy", str(weighted.weights))
+    assert weighted.nbytes == sum((weighted.folder / name).stat().st_size for name in names)
+    (found,) = resident([weighted], wish, int(free * weighted.nbytes))
+    assert found == weighted
+    expected = [weighted.blocks(name).whole() for name in names]
+    shutil.rmtree(weighted.folder)
+    if held:
+        for name, array in zip(names, expected, strict=True):
+            np.testing.assert_array_equal(found.blocks(name).whole(), array)
+    else:
+        with pytest.raises(DataError, match="cannot be read"):
+            found.image()
+
+
+def test_blocks_follow_what_the_network_reads(case: Case, tmp_path: Path) -> None:
+    deep, flat = (prepare_case(case, tmp_path, AS_IS, LABELS, flat=flat) for flat in (False, True))
+    assert deep.folder != flat.folder
+    assert flat.blocks(LABEL).limit[2] == 1 < deep.blocks(LABEL).limit[2]
+    np.testing.assert_array_equal(deep.image(), flat.image())
+    np.testing.assert_array_equal(deep.label(), flat.label())
+
+
+def test_what_the_cache_lacks_is_known_without_making_it(case: Case, tmp_path: Path) -> None:
+    assert lacking([case], tmp_path, AS_IS, LABELS) == [case.id]
+    prepare_case(case, tmp_path, AS_IS, LABELS)
+    assert lacking([case], tmp_path, AS_IS, LABELS) == []
+    assert lacking([case], tmp_path, COARSE, LABELS) == [case.id]
+    assert lacking([case], tmp_path, AS_IS, LABELS, flat=True) == [case.id]

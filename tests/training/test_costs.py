@@ -25,11 +25,17 @@ WORK = Work(size=(32, 48), batch=3, training=True, precision=torch.bfloat16)
 
 @pytest.mark.parametrize(
     ("optimizer", "states"),
-    [("{name: sgd}", "sgd"), ("{name: sgd, momentum: 0, nesterov: false}", None), ("{name: adamw}", "adamw")],
+    [
+        ("{name: sgd}", 1),
+        ("{name: sgd, momentum: 0, nesterov: false}", 0),
+        ("{name: adamw}", 2),
+        ("{name: novograd}", 1),
+        ("{name: sgd}, ema: 0.99", 2),
+    ],
 )
 def test_it_takes_everything_from_the_configuration(optimizer, states):
     config = parse_config(TEXT.replace("OPTIMIZER", optimizer))
-    expected = forecast(config.network, 2, 2, replace(WORK, optimizer=states))  # nested labels: no background channel
+    expected = forecast(config.network, 2, 2, replace(WORK, states=states))  # nested labels: no background channel
     assert training_forecast(config, CPU) == expected
 
 
@@ -41,6 +47,15 @@ def test_a_larger_batch_costs_more():
     assert small.parameters == large.parameters
     assert 3.9 < large.flops / small.flops < 4.1
     assert small.tensor_bytes < large.tensor_bytes
+
+
+def test_accumulation_takes_the_memory_of_one_part():
+    text = TEXT.replace("OPTIMIZER", "{name: sgd}")
+    parts, one = (
+        training_forecast(parse_config(text.replace("batch_size: 3", batch)), CPU)
+        for batch in ("batch_size: 6, accumulate: 3", "batch_size: 2")
+    )
+    assert parts == one
 
 
 def test_they_are_told_in_a_sentence():

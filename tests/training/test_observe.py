@@ -1,8 +1,7 @@
-"""metrics.jsonl stays valid whatever happened, and train.log has what the terminal may not show."""
+"""Lines for people, and train.log, which has what the terminal may not show."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,54 +9,11 @@ from pathlib import Path
 import pytest
 
 from medunet.errors import OutputError, TrainingError
-from medunet.training.observe import EpochSummary, RunLog, log_to
+from medunet.training.observe import EpochSummary, log_to
 
 
 def summary(epoch: int, **keys: object) -> EpochSummary:
     return EpochSummary(epoch, epoch * 10, 0.5, 0.01, 1.0, 2.0, 10.0, 0.1, **keys)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> RunLog:
-    return RunLog(tmp_path, tensorboard=False)
-
-
-def epochs(log: RunLog) -> list[int]:
-    return [json.loads(line)["epoch"] for line in log.path.read_text().splitlines()]
-
-
-def test_every_epoch_is_a_line_of_json(log: RunLog) -> None:
-    log.write(summary(1))
-    log.write(summary(2, dice_mean=0.8, dice={"liver": 0.8, "tumour": None}, best=True))
-    log.close()
-    first, second = (json.loads(line) for line in log.path.read_text().splitlines())
-    assert (first["epoch"], first["dice_mean"], first["dice"], first["best"]) == (1, None, {}, False)
-    assert (second["dice_mean"], second["dice"], second["best"]) == (0.8, {"liver": 0.8, "tumour": None}, True)
-
-
-def test_a_resumed_run_drops_what_it_does_again(log: RunLog) -> None:
-    log.keep_until(3)  # nothing there yet
-    for epoch in (1, 2, 3):
-        log.write(summary(epoch))
-    log.keep_until(2)
-    assert epochs(log) == [1, 2]
-    log.write(summary(3))
-    assert epochs(log) == [1, 2, 3]
-
-
-@pytest.mark.parametrize("rest", ['{"epoch": 3, "it', "{}", "null", "\0\0\0", "\ufffd"])
-def test_a_line_that_was_cut_off_is_dropped(log: RunLog, rest: str) -> None:
-    log.write(summary(1))
-    with open(log.path, "a", encoding="utf-8") as handle:
-        handle.write(rest)
-    log.keep_until(5)
-    assert epochs(log) == [1]
-
-
-def test_a_log_that_cannot_be_written_ends_in_a_sentence(log: RunLog) -> None:
-    log.path.mkdir()
-    with pytest.raises(OutputError, match=r"metrics.jsonl cannot be written"):
-        log.write(summary(1))
 
 
 def test_a_line_for_people_has_the_numbers() -> None:
@@ -67,18 +23,6 @@ def test_a_line_for_people_has_the_numbers() -> None:
         "validation Dice 0.7500 (liver 0.7500, cyst -), best so far"
     )
     assert summary(4).line().endswith("waiting for data)")
-
-
-def test_tensorboard_gets_what_is_known(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
-    log = RunLog(tmp_path, tensorboard=True)
-    log.write(summary(1, dice_mean=0.5, dice={"liver": 0.5, "cyst": None}))
-    log.close()
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(tmp_path))
-    events.Reload()
-    assert set(events.Tags()["scalars"]) == {"train/loss", "train/lr", "validation/dice", "validation/dice/liver"}
 
 
 @pytest.fixture

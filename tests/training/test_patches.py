@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,11 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medunet.config.losses import BoundaryWeightedConfig
-from medunet.errors import DataError
+from medunet.errors import DataError, TrainingError
 from medunet.geometry import Geometry, Reorientation
 from medunet.labels import LabelMap
+from medunet.training.blocks import to_blocks
 from medunet.training.cache import KNOWN, CachedCase, prepare_weights
-from medunet.training.patches import PatchDataset, cut_mirrored, cut_padded, patch_loader, patch_shape
+from medunet.training.loader import patch_loader
+from medunet.training.patches import PatchDataset, cut_mirrored, cut_padded, patch_shape
+from medunet.training.ranks import Ranks
 from medunet.transforms.preprocess import Record
 
 
@@ -28,8 +35,8 @@ def case(folder: Path, name: str, image: Any, label: Any) -> CachedCase:
     """A preprocessed case: image (C, *S), label (*S)."""
     target = folder / name
     target.mkdir()
-    np.save(target / "image.npy", image.astype(np.float32))
-    np.save(target / "label.npy", label)
+    np.save(target / "image.npy", to_blocks(image.astype(np.float32), (5, 4, 3)[: label.ndim]))
+    np.save(target / "label.npy", to_blocks(label[None], (5, 4, 3)[: label.ndim]))
     voxels = {str(index): np.argwhere(label == index) for index in np.unique(label) if index not in (0, 255)}
     if 255 in label:
         voxels[str(KNOWN)] = np.argwhere(label != 255)
@@ -248,7 +255,7 @@ def test_beyond_the_border_is_the_mirror_image_of_image_label_and_weight(
     dataset: Callable[..., PatchDataset], tmp_path: Path, shape: tuple[int, int]
 ) -> None:
     one = numbered(tmp_path, shape)
-    np.save(one.folder / "weight.npy", 2 * one.image()[0])
+    np.save(one.folder / "weight.npy", to_blocks(2 * one.image(), (4,) * (one.image().ndim - 1)))
     samples = dataset(VALID, [CachedCase(one.id, one.folder, one.record, "weight.npy")])
     wide = np.pad(one.image()[0], 22, mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(wide, (20, 22)).reshape(-1, 20, 22)
@@ -288,7 +295,7 @@ def test_a_padded_network_sees_zeros_where_the_image_is_smaller(
     dataset: Callable[..., PatchDataset], tmp_path: Path
 ) -> None:
     one = case(tmp_path, "small", np.full((1, 2, 2, 2), 7.0), np.ones((2, 2, 2), np.uint8))
-    np.save(one.folder / "weight.npy", np.full((2, 2, 2), 3.0, np.float32))
+    np.save(one.folder / "weight.npy", to_blocks(np.full((1, 2, 2, 2), 3.0, np.float32), (5, 4, 3)))
     item = dataset(None, [CachedCase(one.id, one.folder, one.record, "weight.npy")])[0]
     assert item["image"].sum() == 8 * 7
     assert item["weight"].sum() == 8 * 3
@@ -301,7 +308,7 @@ def test_a_padded_network_sees_zeros_where_the_image_is_smaller(
 def test_a_weight_map_turns_with_its_image(dataset: Callable[..., PatchDataset], tmp_path: Path) -> None:
     image = np.random.default_rng(0).random((1, 12, 14, 10)).astype(np.float32)
     one = case(tmp_path, "noise", image, np.zeros((12, 14, 10), np.uint8))
-    np.save(one.folder / "weight.npy", image[0])
+    np.save(one.folder / "weight.npy", to_blocks(image, (5, 4, 3)))
     turned = {"rotation_probability": 1.0, "scale_probability": 0.5, "intensity_strength": 0.0}
     changes = {"augment": turned, "train.patch_size": [8, 8, 8]}
     samples = dataset(changes, [CachedCase(one.id, one.folder, one.record, "weight.npy")])
@@ -317,7 +324,7 @@ def test_a_weight_map_turns_with_its_image(dataset: Callable[..., PatchDataset],
 
 def test_intensity_changes_leave_the_weight_as_it_is(dataset: Callable[..., PatchDataset], tmp_path: Path) -> None:
     one = case(tmp_path, "flat", np.full((1, 6, 6, 6), 5.0), np.zeros((6, 6, 6), np.uint8))
-    np.save(one.folder / "weight.npy", np.full((6, 6, 6), 5.0, np.float32))
+    np.save(one.folder / "weight.npy", to_blocks(np.full((1, 6, 6, 6), 5.0, np.float32), (5, 4, 3)))
     changes = {"augment": {"preset": "none", "intensity_strength": 2.0}}
     samples = dataset(changes, [CachedCase(one.id, one.folder, one.record, "weight.npy")])
     items = [samples[number] for number in range(12)]
@@ -381,6 +388,17 @@ def test_batches_are_the_samples_in_order_whoever_makes_them(
                 assert torch.equal(batch["label"][place], expected["label"])
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_several_processes_together_see_the_samples_of_one(dataset: Callable[..., PatchDataset], workers: int) -> None:
+    samples = dataset({"augment": {"preset": "nnunet"}, "train.batch_size": 4})
+    for rank in (0, 1):
+        ranks = Ranks(rank=rank, size=2)
+        with patch_loader(samples, first_sample=8, workers=workers, pin_memory=False, ranks=ranks) as loader:
+            for position, batch in enumerate(islice(iter(loader), 3)):
+                expected = [samples[8 + 4 * position + rank + 2 * place]["image"] for place in (0, 1)]
+                assert torch.equal(batch["image"], torch.stack(expected))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_making_batches_draws_no_random_number_of_the_training(
     dataset: Callable[..., PatchDataset], workers: int
@@ -389,6 +407,33 @@ def test_making_batches_draws_no_random_number_of_the_training(
     before = torch.get_rng_state()
     with batches(dataset({"augment": {"preset": "nnunet"}}), 0, workers, 3):
         assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no such signal")
+@pytest.mark.parametrize("where", ["waiting for a batch", "computing"])
+def test_a_process_that_dies_ends_in_a_sentence_with_its_case(
+    dataset: Callable[..., PatchDataset], cases: list[CachedCase], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    samples = dataset({"train.batch_size": 1})
+    order = [samples.case_of(index).id for index in range(3)]
+    original = PatchDataset.__getitem__
+
+    def deadly(self: PatchDataset, index: int) -> dict[str, torch.Tensor]:
+        if index == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, index)
+
+    monkeypatch.setattr(PatchDataset, "__getitem__", deadly)
+
+    def use() -> None:
+        with patch_loader(samples, first_sample=0, workers=1, pin_memory=False) as loader:
+            for _ in loader:
+                if where == "computing":
+                    time.sleep(60)  # the signal of the death comes before
+
+    with pytest.raises(TrainingError, match=re.escape(f"was killed while it worked on case {order[2]}.")) as caught:
+        use()
+    assert "train.workers=0" in caught.value.hint
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -328,7 +328,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoin
         loss, calls = original(*args), []
 
         def explode(_: Any, __: Any, value: torch.Tensor) -> torch.Tensor:
-            calls.append(1)
+            calls.extend([1] * value.requires_grad)  # not those of a validation
             return value * (float("nan") if len(calls) > 3 else 1.0)
 
         loss.register_forward_hook(explode)
@@ -336,7 +336,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoin
 
     monkeypatch.setattr(parts, "build_loss", exploding)
     config = make_config(tiny_dataset, {"train.epochs": 3, "train.iterations_per_epoch": 2})
-    with pytest.raises(TrainingError, match=r"The loss became nan in step 4 .*learning rate .*--resume"):
+    told = r"The loss became nan in step 4, with patches of case_\d\d, case_\d\d\. .*--resume and a lower train.opt"
+    with pytest.raises(TrainingError, match=told):
         train(config, tmp_path / "run", device="cpu")
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
     assert state["progress"]["iteration"] == 2
@@ -424,13 +425,55 @@ def test_a_file_in_the_way_of_the_run_folder_is_an_error(
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_a_full_disk_ends_the_run_in_a_sentence(
+class FullFrom(Observer):
+    """The disk is full when an epoch is over, and has room again after the next."""
+
+    def __init__(self, fill: Callable[[], None], clear: Callable[[], None], epoch: int) -> None:
+        self.fill, self.clear, self.at = fill, clear, epoch
+
+    def epoch(self, summary: EpochSummary) -> None:
+        if summary.epoch == self.at:
+            self.fill()
+        elif summary.epoch == self.at + 1:
+            self.clear()
+
+
+@pytest.mark.parametrize("file", ["best.part", "last.part"])
+def test_a_run_goes_on_when_the_disk_is_full_warns_and_keeps_the_old_checkpoint(
+    file: str,
+    tiny_dataset: Path,
+    make_config: Callable[..., Any],
+    tmp_path: Path,
+    full_disk: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoints, seen = tmp_path / "run" / "checkpoints", []
+
+    def clear() -> None:
+        seen.append(torch.load(checkpoints / "last.pt", weights_only=True)["progress"]["epoch"])
+        seen.append(torch.load(checkpoints / "best.pt", weights_only=True)["progress"]["best_epoch"])
+        monkeypatch.undo()
+
+    changes = {**SHORT, "train.epochs": 3, "validate.metric": "loss", "train.optimizer.lr": 0.005}
+    observer = FullFrom(lambda: full_disk(file), clear, 2)
+    result = train(make_config(tiny_dataset, changes), tmp_path / "run", device="cpu", observer=observer)
+    assert [line["best"] for line in metrics(result.run)] == [True] * 3
+    log = (result.run / "train.log").read_text()
+    name = file.replace(".part", ".pt")
+    assert log.count(f"WARNING {checkpoints / name} cannot be written: No space left on device. The training") == 1
+    assert seen[0] == 1  # that of epoch 2 could not be written, and the one of epoch 1 was still there
+    assert seen[1] == (1 if file == "best.part" else 2)
+    assert result.best_epoch == 3
+    assert not [path for path in result.run.rglob("*") if ".part-" in path.name]
+
+
+def test_a_run_whose_disk_stays_full_ends_with_a_model_if_there_is_room_for_that(
     tiny_dataset: Path, make_config: Callable[..., Any], tmp_path: Path, full_disk: Callable[[str], None]
 ) -> None:
     full_disk("last.part")
-    with pytest.raises(OutputError, match=r"last.pt cannot be written: No space left on device"):
-        train(make_config(tiny_dataset, SHORT), tmp_path / "run", device="cpu")
+    result = train(make_config(tiny_dataset, SHORT), tmp_path / "run", device="cpu")
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["best.pt"]
+    assert load_model(result.model)
 
 
 @pytest.mark.parametrize(
@@ -451,12 +494,12 @@ def test_a_full_memory_ends_in_advice(
     def full(*_: Any) -> None:
         raise RuntimeError(error)
 
-    monkeypatch.setattr("medunet.training.parts.learning_rate", full)
+    monkeypatch.setattr("medunet.training.step.learning_rate", full)
     with pytest.raises((DeviceError, TrainingError), match=message):
         train(make_config(tiny_dataset, SHORT), tmp_path / "run", device="cpu")
 
 
-def test_the_training_cases_get_weight_maps_where_the_loss_needs_them(
+def test_all_cases_get_weight_maps_where_the_loss_needs_them(
     tiny_dataset: Path, make_config: Callable[..., Any], tmp_path: Path
 ) -> None:
     heard: list[str] = []
@@ -469,7 +512,5 @@ def test_the_training_cases_get_weight_maps_where_the_loss_needs_them(
     config = make_config(tiny_dataset, {**changes, "data.cache": str(tmp_path / "cache")})
     result = train(config, tmp_path / "run", device="cpu", observer=Listener())
     assert metrics(result.run)[-1]["loss"] > 0
-    assert [line for line in heard if line.startswith("weigh")] == ["weigh 1/4", "weigh 2/4", "weigh 3/4", "weigh 4/4"]
-    training, _ = split(read_manifest(tiny_dataset).cases, 0, 3)
-    with_map = {path.parent.name.split("-")[0] for path in (tmp_path / "cache").rglob("weight-*.npy")}
-    assert with_map == {case.id for case in training}
+    assert [line for line in heard if line.startswith("weigh")] == [f"weigh {number}/6" for number in range(1, 7)]
+    assert metrics(result.run)[-1]["validation_loss"] > 0  # the held-out cases have maps, too

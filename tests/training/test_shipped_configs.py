@@ -1,15 +1,18 @@
-"""The shipped configurations start on data in the layout they were written for."""
+"""The shipped configurations start on data in the layout they were written for; recipes say what was published."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from medunet.config.load import load_config, shipped_configs
+from medunet.errors import ConfigError
 from medunet.networks.registry import NETWORKS
 from medunet.training.observe import Observer, Step
 from medunet.training.run import train
@@ -92,3 +95,100 @@ def test_the_config_of_each_network_makes_its_first_step(name: str, tmp_path: Pa
 
 def test_every_shipped_data_config_is_tried() -> None:
     assert set(shipped_configs()) == {*DECATHLON, *NETWORK_CONFIGS, "demo.yaml"}
+
+
+# Recipes: to be extended, they name no task
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "nnunet": {
+        "train.optimizer": ("sgd", 0.01, {"momentum": 0.99, "nesterov": True, "weight_decay": 3e-5}),
+        "train.schedule": ("poly", {"power": 0.9}),
+        "loss": ["dice", "cross_entropy"],
+        "plan": {"batch_size": 2, "epochs": 1000, "iterations_per_epoch": 250, "clip_norm": 12.0, "foreground": 0.33},
+        "deep_supervision": True,
+        "augment": "nnunet",
+        "early_stop": None,
+    },
+    "monai": {
+        "train.optimizer": ("adamw", 1e-4, {"weight_decay": 1e-5}),
+        "train.schedule": ("cosine", {"warmup": 0.01}),
+        "loss": ["dice", "cross_entropy"],
+        "plan": {"foreground": 0.5},
+        "deep_supervision": True,
+        "augment": "nnunet",
+        "early_stop": None,
+    },
+    "classic_2d": {
+        "train.optimizer": ("adam", 1e-5, {"weight_decay": 0.0}),
+        "train.schedule": ("plateau", {"metric": "validation_loss", "factor": 0.5, "patience": 5}),
+        "loss": ["bce"],
+        "plan": {"batch_size": 4, "epochs": 100, "clip_norm": 1.0},
+        "deep_supervision": False,
+        "augment": "nnunet",
+        "early_stop": ("validation_loss", 15, 1e-4),
+    },
+}
+TASKS = {3: ("CT", "labels: {background: 0, blob: 1}"), 2: ("R, G, B", "labels: {background: 0, blob: 255}")}
+
+
+def extended(folder: Path, recipe: str) -> Path:
+    """A configuration file as a user would write it."""
+    modality, labels = TASKS[2 if recipe.endswith("2d") else 3]
+    path = folder / "mine.yaml"
+    path.write_text(f"extends: recipes/{recipe}.yaml\nname: mine\n{labels}\ndata: {{modality: [{modality}]}}\n")
+    return path
+
+
+def pictures(root: Path) -> Path:
+    """Five photographs with masks of 0 and 255."""
+    rng = np.random.default_rng(0)
+    for folder in ("images", "labels"):
+        (root / folder).mkdir(parents=True)
+    for number in range(5):
+        mask = np.zeros((80, 100), np.uint8)
+        mask[20:50, 30:70] = 255
+        image = rng.integers(0, 60, (80, 100, 3)).astype(np.uint8) + mask[..., None] // 2
+        Image.fromarray(image).save(root / "images" / f"car_{number}.png")
+        Image.fromarray(mask).save(root / "labels" / f"car_{number}.png")
+    return root
+
+
+def test_every_recipe_is_tried() -> None:
+    folder = shipped_configs()["demo.yaml"].parent / "recipes"
+    assert {path.stem for path in folder.glob("*.yaml")} == set(RECIPES)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_has_the_numbers_that_were_published(recipe: str, tmp_path: Path) -> None:
+    expected, config = RECIPES[recipe], load_config(extended(tmp_path, recipe))
+    name, lr, options = expected["train.optimizer"]
+    optimizer, schedule, stop = config.train.optimizer, config.train.schedule, config.train.early_stop
+    assert (optimizer.name, optimizer.lr) == (name, lr)
+    assert {key: getattr(optimizer, key) for key in options} == options
+    assert schedule.name == expected["train.schedule"][0]
+    options = expected["train.schedule"][1]
+    assert {key: getattr(schedule, key) for key in options} == options
+    assert [term.name for term in config.loss] == expected["loss"]
+    assert {key: getattr(config.train, key) for key in expected["plan"]} == expected["plan"]
+    assert config.network.deep_supervision == expected["deep_supervision"]
+    assert config.augment.preset == expected["augment"]
+    assert (stop and (stop.metric, stop.patience, stop.min_delta)) == expected["early_stop"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_with_a_small_network_makes_its_first_step(recipe: str, tmp_path: Path) -> None:
+    flat = recipe.endswith("2d")
+    labels = {"0": "background", "1": "blob"}
+    data = pictures(tmp_path / "data") if flat else decathlon(tmp_path / "data", "CT", labels)
+    fast = ["network.channels=[4, 8, 8, 8, 8]", f"train.patch_size={[32] * (2 if flat else 3)}"]
+    config = load_config(extended(tmp_path, recipe), data=data, overrides=fast)
+    with pytest.raises(Enough):
+        train(config, tmp_path / "run", device="cpu", observer=FirstStep())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_alone_is_no_task(recipe: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(f"recipes/{recipe}.yaml")
+    assert {problem.what for problem in caught.value.problems} == {"name", "labels"}

@@ -24,6 +24,7 @@ from medunet.training.run import train
 from medunet.training.transfer import check_encoder, load_encoder, read_tensors
 
 NETWORK = {"name": "efficient_unet", "dims": 2, "backbone": "r18", "decoder_channels": [8, 8, 8, 8, 8]}
+KEY = "network.encoder_weights"
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(3)}
 
 
@@ -38,7 +39,7 @@ def written(path: Path) -> Path:
 @pytest.mark.parametrize("name", ["w.safetensors", "w.SAFETENSORS", "w.pt", "w.pth", "w.bin"])
 def test_a_state_dict_is_read_from_either_kind_of_file(tmp_path: Path, name: str) -> None:
     path = written(tmp_path / name.lower()).rename(tmp_path / name)
-    found = read_tensors(path)
+    found = read_tensors(path, KEY)
     assert found.keys() == TENSORS.keys()
     assert torch.equal(found["a.weight"], TENSORS["a.weight"])
 
@@ -46,12 +47,12 @@ def test_a_state_dict_is_read_from_either_kind_of_file(tmp_path: Path, name: str
 @pytest.mark.parametrize("key", ["state_dict", "model", "network", "model_state_dict"])
 def test_a_checkpoint_may_hold_the_weights_beside_plain_values(tmp_path: Path, key: str) -> None:
     torch.save({"epoch": 3, "loss": 0.5, "optimizer": {"x": torch.rand(1)}, key: TENSORS}, tmp_path / "w.pth")
-    assert read_tensors(tmp_path / "w.pth").keys() == TENSORS.keys()
+    assert read_tensors(tmp_path / "w.pth", KEY).keys() == TENSORS.keys()
 
 
 def test_files_of_old_versions_of_torch_are_read(tmp_path: Path) -> None:
     torch.save(TENSORS, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
-    assert read_tensors(tmp_path / "w.pth").keys() == TENSORS.keys()
+    assert read_tensors(tmp_path / "w.pth", KEY).keys() == TENSORS.keys()
 
 
 class Trap:
@@ -98,7 +99,7 @@ def test_what_is_no_file_of_weights_is_one_sentence(tmp_path: Path, what: str) -
     path = tmp_path / name
     write(path)
     with pytest.raises(ModelError) as caught:
-        read_tensors(path)
+        read_tensors(path, KEY)
     assert caught.value.message.startswith(f"{path} ")
     assert "\n" not in str(caught.value)
     assert caught.value.hint
@@ -108,7 +109,7 @@ def test_what_is_no_file_of_weights_is_one_sentence(tmp_path: Path, what: str) -
 @pytest.mark.parametrize("name", ["nothing.pt", "."])
 def test_a_path_without_a_file_names_the_key(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"There is no file .*network\.encoder_weights"):
-        read_tensors(tmp_path / name)
+        read_tensors(tmp_path / name, KEY)
 
 
 # where the path starts

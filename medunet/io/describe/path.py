@@ -10,6 +10,7 @@ from medunet.config.schema import Config
 from medunet.errors import ConfigError, ReadError, UsageError
 from medunet.io.describe.dataset import describe_dataset, looks_like_dataset
 from medunet.io.describe.description import Description
+from medunet.io.describe.folds import describe_folds, looks_like_folds
 from medunet.io.describe.image import describe_image
 from medunet.io.describe.model import SPEC_FILE, describe_model, model_in_zip
 from medunet.io.describe.run import describe_run, looks_like_run
@@ -46,6 +47,8 @@ def describe(path: Path) -> Description:
 def _describe_folder(path: Path) -> Description | None:
     if (path / SPEC_FILE).is_file():
         return describe_model(path)
+    if looks_like_folds(path):
+        return describe_folds(path)
     if looks_like_run(path):
         return describe_run(path)
     if looks_like_dataset(path) and not (path / NNUNET_PLANS).is_file():

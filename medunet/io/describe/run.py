@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from medunet.config.load import load_config
+from medunet.config.schema import Config
 from medunet.errors import ConfigError
 from medunet.io.describe.description import Description
 from medunet.io.describe.model import SPEC_FILE, describe_model
 
 METRICS_FILE = "metrics.jsonl"
 CONFIG_FILE = "config.yaml"
+RUN_FILE = "run.json"
 
 
 def looks_like_run(path: Path) -> bool:
@@ -25,23 +27,46 @@ def looks_like_run(path: Path) -> bool:
 def describe_run(path: Path) -> Description:
     """Describe a run folder; an unfinished run is healthy, a damaged one is not."""
     result = Description("run", path)
-    epochs: int | None = None
-    try:
-        config = load_config(path / CONFIG_FILE)
-        epochs = config.train.epochs
-        result.facts |= {
-            "name": config.name,
-            "labels": {name: value for name, value in config.labels.items()},
-            "network": config.network.name,
-            "fold": f"{config.data.fold} of {config.data.folds}",
-        }
-    except ConfigError as error:
-        result.blame(error)
-    _add_metrics(result, path / METRICS_FILE, epochs)
+    config = add_config(result)
+    if config is not None:
+        result.facts["fold"] = f"{config.data.fold} of {config.data.folds}"
+    _add_metrics(result, path / METRICS_FILE, None if config is None else config.train.epochs)
     checkpoints = [name for name in ("last.pt", "best.pt") if (path / "checkpoints" / name).is_file()]
     result.facts["checkpoints"] = checkpoints or None
-    _add_model(result, path / "model")
+    _add_start(result, path / RUN_FILE)
+    add_model(result, path / "model")
     return result
+
+
+def add_config(result: Description) -> Config | None:
+    """Add what the configuration in the folder says; None, and its problems, if it is damaged."""
+    try:
+        config = load_config(result.path / CONFIG_FILE)
+    except ConfigError as error:
+        result.blame(error)
+        return None
+    result.facts |= {"name": config.name, "labels": dict(config.labels), "network": config.network.name}
+    return config
+
+
+def _add_start(result: Description, file: Path) -> None:
+    """When, where and with what the run was started last; nothing for runs that do not say."""
+    try:
+        starts = json.loads(file.read_bytes())["starts"]
+        last, git = starts[-1], starts[-1].get("git") or {}
+        commit = f", commit {git['commit'][:12]}{' with changes' if git['changed'] else ''}" if git else ""
+        hardware, data = last["hardware"], last["data"]
+        again = {1: "", 2: ", resumed once"}.get(len(starts), f", resumed {len(starts) - 1} times")
+        result.facts["started"] = f"{starts[0]['started']}{again}"
+        result.facts["trained_with"] = (
+            f"medunet {last['versions']['medunet']}{commit}, torch {last['versions']['torch']}, {last['precision']} on "
+            f"{hardware.get('gpu') if last['device'].startswith('cuda') else hardware['processor']}"
+        )
+        result.facts["data"] = f"{data['cases']} cases, SHA-256 {data['sha256'][:12]}..., {data['root']}"
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        result.notes.append(f"{file.name} is damaged: it does not say what the run was made with.")
 
 
 def _add_metrics(result: Description, file: Path, epochs: int | None) -> None:
@@ -82,7 +107,8 @@ def _read_rows(result: Description, file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _add_model(result: Description, folder: Path) -> None:
+def add_model(result: Description, folder: Path) -> None:
+    """Add whether there is a model, and what is wrong with it."""
     if not (folder / SPEC_FILE).is_file():
         result.notes.append("There is no model yet; it is written when training ends.")
         return

@@ -1,4 +1,4 @@
-"""The warm-up of transfer learning: the encoder stands still for whole epochs, then learns, also over a resume."""
+"""Layers that stand still for whole epochs or for ever, then learn, also over a resume."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ import pytest
 import torch
 from torch import nn
 
-from medunet.errors import Interrupted
+from medunet.errors import Interrupted, UsageError
 from medunet.labels import LabelMap
 from medunet.model import load_model
 from medunet.networks.registry import build_network
+from medunet.training.freeze import check_frozen
 from medunet.training.observe import Observer, Step
-from medunet.training.parts import Parts, build_parts, make_update
+from medunet.training.parts import Parts, build_parts
+from medunet.training.progress import Progress
 from medunet.training.run import train
 from medunet.training.schedule import Clock
+from medunet.training.step import Stepper
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.xdist_group("frozen")  # the runs are made once, not once per worker
@@ -59,7 +62,7 @@ def made(make_config: Callable[..., Any]) -> Callable[..., tuple[Parts, Update]]
         config = make_config(Path("unused"), {**SMALL, **(changes or {})})
         torch.manual_seed(0)
         parts = build_parts(config, CPU, labels=LabelMap.from_mapping(config.labels))
-        update = make_update(parts, config, Clock(config.train))
+        update = Stepper(parts, config, Clock(config.train), Progress())
 
         def step(iteration: int) -> Any:
             image = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(iteration))
@@ -111,6 +114,16 @@ def test_a_validation_between_does_not_wake_the_encoder(made: Callable[..., tupl
     assert parts.network.encoder.training
 
 
+@pytest.mark.parametrize("backbone", ["b0", "r18"])
+def test_a_held_encoder_gives_the_same_answer_twice(made: Callable[..., tuple[Parts, Update]], backbone: str) -> None:
+    """It leaves no blocks out."""
+    parts, step = made({"network": {**SMALL["network"], "backbone": backbone}})  # type: ignore[dict-item]
+    step(1)
+    images = torch.randn(2, 1, 32, 32)
+    first, again = parts.network.encoder(images), parts.network.encoder(images)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
 def test_without_a_warm_up_the_encoder_learns_at_once(made: Callable[..., tuple[Parts, Update]]) -> None:
     parts, step = made({"network": {**SMALL["network"], "frozen_epochs": 0}})  # type: ignore[dict-item]
     start = encoder_of(parts.network)
@@ -130,6 +143,112 @@ def test_the_state_of_a_warm_up_is_taken_over(made: Callable[..., tuple[Parts, U
     again.load(torch.load(io.BytesIO(buffer.getvalue()), weights_only=True))
     assert [repeated(iteration)["loss"] for iteration in (4, 5, 6)] == losses
     assert same(encoder_of(again.network), encoder_of(parts.network))
+
+
+# train.freeze
+
+PLAIN = {
+    "network": {"name": "unet", "dims": 2, "channels": [4, 8], "deep_supervision": False, "norm": "batch"},
+    "train.patch_size": [32, 32],
+}
+
+
+def changed_names(parts: Parts, before: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, value in parts.network.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def state_of(parts: Parts) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in parts.network.state_dict().items()}
+
+
+def test_a_pattern_holds_layers_for_ever(made: Callable[..., tuple[Parts, Update]]) -> None:
+    """Their running statistics stand still as well."""
+    parts, step = made({**PLAIN, "train.freeze": [{"layers": "encoder*"}]})
+    before = state_of(parts)
+    for iteration in (1, 2, 3, 7):
+        step(iteration)
+    changed = changed_names(parts, before)
+    assert changed
+    assert not any(name.startswith("encoder") for name in changed)
+    assert any("running_mean" in name for name in changed)
+
+
+def test_a_pattern_with_epochs_lets_go_after_them(made: Callable[..., tuple[Parts, Update]]) -> None:
+    parts, step = made({**PLAIN, "train.freeze": {"layers": "encoder*", "epochs": 1}})
+    before = state_of(parts)
+    step(1)
+    step(2)
+    assert not any(name.startswith("encoder") for name in changed_names(parts, before))
+    step(3)
+    assert {name for name in before if name.startswith("encoder")} <= changed_names(parts, before)
+    assert all(parameter.requires_grad for parameter in parts.network.parameters())
+
+
+def test_the_longest_of_several_patterns_counts_and_the_rest_learns(
+    made: Callable[..., tuple[Parts, Update]],
+) -> None:
+    freeze = [{"layers": "encoder*", "epochs": 1}, {"layers": "*.bias"}, {"layers": "encoder*.weight", "epochs": 2}]
+    parts, step = made({**PLAIN, "train.freeze": freeze})
+    names = {name for name, _ in parts.network.named_parameters()}
+    biases, encoder = {n for n in names if n.endswith(".bias")}, {n for n in names if n.startswith("encoder")}
+    assert biases
+    before = state_of(parts)
+    step(1)
+    assert changed_names(parts, before) & names == names - biases - encoder
+    step(3)
+    assert changed_names(parts, before) & names == names - biases - encoder
+    step(5)
+    assert changed_names(parts, before) & names == names - biases
+
+
+def test_a_layer_with_some_weights_held_still_learns_its_statistics(
+    made: Callable[..., tuple[Parts, Update]],
+) -> None:
+    parts, step = made({**PLAIN, "train.freeze": [{"layers": "*.bias"}]})
+    before = state_of(parts)
+    step(1)
+    assert any("running_mean" in name for name in changed_names(parts, before))
+
+
+def test_a_warm_up_and_patterns_add_up(made: Callable[..., tuple[Parts, Update]]) -> None:
+    network = {**SMALL["network"], "frozen_epochs": 1}  # type: ignore[dict-item]
+    parts, step = made({"network": network, "train.freeze": [{"layers": "encoder._conv_stem*"}]})
+    start = encoder_of(parts.network)
+    step(3)
+    after = encoder_of(parts.network)
+    assert torch.equal(after.pop("_conv_stem.weight"), start["_conv_stem.weight"])
+    assert not any(torch.equal(value, start[name]) for name, value in after.items() if name.endswith(".weight"))
+
+
+def test_a_moving_average_of_held_layers_is_what_they_are(made: Callable[..., tuple[Parts, Update]]) -> None:
+    parts, step = made({**PLAIN, "train.freeze": [{"layers": "encoder*"}], "train.ema": 0.9})
+    before = state_of(parts)
+    for iteration in (1, 2, 3):
+        step(iteration)
+    found = parts.judged.state_dict()
+    assert all(torch.allclose(found[name], value) for name, value in before.items() if name.startswith("encoder"))
+
+
+@pytest.mark.parametrize(
+    ("freeze", "message"),
+    [
+        ([{"layers": "encodr*"}], r'names the layers "encodr\*", but no parameter of unet is called so.*encoder'),
+        ([{"layers": "Encoder*"}], "no parameter of unet is called so"),
+        ([{"layers": "*"}], "holds every layer in the first epoch, so nothing would learn"),
+        ([{"layers": "*", "epochs": 1}], "holds every layer in the first epoch"),
+        ([{"layers": "*.weight"}, {"layers": "*.bias", "epochs": 2}], "holds every layer in the first epoch"),
+    ],
+    ids=["a slip", "capitals count", "everything", "everything for a while", "everything in pieces"],
+)
+def test_what_makes_no_sense_is_told_before_anything_is_read(
+    freeze: list[dict[str, Any]], message: str, make_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    config = make_config(tmp_path / "nowhere", {**PLAIN, "train.freeze": freeze})
+    with pytest.raises(UsageError, match=message):
+        check_frozen(config)
+    with pytest.raises(UsageError, match=message):
+        train(config, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 # whole runs

@@ -1,4 +1,4 @@
-"""What this machine offers, for `medunet doctor`: processor, memory, devices, disks. Writes nothing."""
+"""What this machine offers: processor, memory, devices, disks. Writes nothing."""
 
 from __future__ import annotations
 
@@ -51,6 +51,15 @@ def memory() -> dict[str, Any]:
         "free_GB": round(state.available / 1e9, 1),
         "container_limit_GB": round(int(limit) / 1e9, 1) if limit.isdigit() else None,
     }
+
+
+def available_bytes() -> int:
+    """Main memory that can still be taken, by the system and by the container's limit."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    limit, used = _text(_CGROUP / "memory.max").strip(), _text(_CGROUP / "memory.current").strip()
+    return max(0, min(free, int(limit) - int(used))) if limit.isdigit() and used.isdigit() else free
 
 
 def devices() -> list[dict[str, Any]]:

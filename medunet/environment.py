@@ -1,0 +1,15 @@
+"""Keeps libraries that medunet loads from calling home: medunet uses the network only where it is told to.
+
+MONAI imports MLflow wherever that is installed, and MLflow reports its use to its makers unless one of these variables
+says no before that. A value that the user has set stays.
+"""
+
+from __future__ import annotations
+
+import os
+
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+"""Environment variables and the values that mean "no telemetry"."""
+
+for _name, _value in QUIET.items():
+    os.environ.setdefault(_name, _value)

@@ -1,0 +1,37 @@
+"""The hash of the files of a case, by which a run tells later what it was trained on.
+
+Of contents, not of names or dates: a copy of the data set has the same hashes. Read right after a case was checked,
+when its files still lie in the system's cache, this costs little beside unpacking them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from medunet.io.case import Case
+
+_BLOCK = 1 << 20
+
+
+def fingerprint(case: Case) -> str:
+    """SHA-256 over images (in the order of the channels) and mask; of a folder, over its files by their names.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    whole = hashlib.sha256()
+    for path in [*case.images, *([case.label] if case.label else [])]:
+        for file in sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else [path]:
+            part = hashlib.sha256()
+            for block in _blocks(file):
+                part.update(block)
+            whole.update(part.digest())
+    return whole.hexdigest()
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as handle:
+        while block := handle.read(_BLOCK):
+            yield block

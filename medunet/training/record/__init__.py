@@ -1,0 +1,1 @@
+"""What a training run records about itself: metrics, curves, TensorBoard, MLflow, resources, where it came from."""

@@ -1,0 +1,199 @@
+"""What a training does to its machine: a thread that looks every few seconds at processor, memory, disk and GPU.
+
+Each look is a line of resources.jsonl; when that has grown long, every second line goes and half as many follow. What
+this machine cannot tell is null; what goes wrong is one warning and ends the monitor, never the training. GB are 10^9
+bytes. Knows nothing of networks.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from types import TracebackType
+from typing import Any
+
+import psutil
+import torch
+
+from medunet.training.record.lines import Lines
+
+logger = logging.getLogger("medunet")
+
+RESOURCES_FILE = "resources.jsonl"
+MOST_LINES = 20_000
+
+_MEAN = ("cpu_percent", "machine_cpu_percent", "read_MB_s", "write_MB_s", "gpu_percent")
+_MOST = ("memory_GB", "gpu_memory_GB")
+_LEAST = ("free_memory_GB", "disk_free_GB")
+
+EPOCH_NAMES = (*_MEAN, *_MOST, *_LEAST)
+"""What an epoch is given: means, largest and smallest values of its samples."""
+
+Sample = dict[str, float | None]
+
+
+class Probe:
+    """Looks at this process, its children and the machine.
+
+    Args:
+        folder: of the run, for the disk.
+        device: of the training.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self._folder = folder
+        self._device = device
+        self._own = psutil.Process()
+        self._before = (time.monotonic(), *_totals(self._processes()))
+        psutil.cpu_percent(None)  # counts from here
+
+    def look(self) -> Sample:
+        """`cpu_percent` counts 100 per core, `machine_cpu_percent` 100 for all; both and the rates since last time."""
+        processes = self._processes()
+        now = (time.monotonic(), *_totals(processes))
+        seconds = max(now[0] - self._before[0], 1e-3)
+        rates = [
+            None if new is None or old is None else max(0.0, new - old) / seconds
+            for new, old in zip(now[1:], self._before[1:], strict=True)
+        ]
+        self._before = now
+        memory = _known(psutil.virtual_memory)
+        on_gpu = _known(lambda: torch.cuda.mem_get_info(self._device)) if self._device.type == "cuda" else None
+        return {
+            "cpu_percent": _scaled(rates[0], 100),
+            "machine_cpu_percent": _known(lambda: float(psutil.cpu_percent(None))),
+            "memory_GB": _scaled(sum(_each(processes, lambda process: process.memory_info().rss)), 1e-9),
+            "free_memory_GB": _scaled(memory.available, 1e-9) if memory else None,
+            "disk_free_GB": _scaled(_known(lambda: psutil.disk_usage(str(self._folder)).free), 1e-9),
+            "read_MB_s": _scaled(rates[1], 1e-6),
+            "write_MB_s": _scaled(rates[2], 1e-6),
+            "gpu_percent": self._gpu_percent(),
+            "gpu_memory_GB": _scaled(on_gpu[1] - on_gpu[0], 1e-9) if on_gpu else None,
+        }
+
+    def _processes(self) -> list[Any]:
+        """This one and its children; looking for them reads the list of all processes, so it is done once a look."""
+        return [self._own, *(_known(lambda: self._own.children(recursive=True)) or [])]
+
+    def _gpu_percent(self) -> float | None:
+        """Share of the time in which it computed, by NVML; of all processes."""
+        return _known(lambda: float(torch.cuda.utilization(self._device))) if self._device.type == "cuda" else None
+
+
+class Monitor:
+    """Looks in a thread of its own from `__enter__` to `__exit__`.
+
+    Args:
+        folder: of the run; resources.jsonl grows there.
+        seconds: between two looks.
+        device: of the training.
+
+    Attributes:
+        latest: the last sample; empty before the first.
+        wait_share: set by the training; recorded with each sample.
+    """
+
+    def __init__(self, folder: Path, seconds: float, device: torch.device) -> None:
+        self.latest: Sample = {}
+        self.wait_share = 0.0
+        self._folder = folder
+        self._seconds = seconds
+        self._device = device
+        self._lines = Lines(folder / RESOURCES_FILE)
+        self._count, self._looks, self._stride = 0, 0, 1
+        self._samples: list[Sample] = []
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="medunet-monitor", daemon=True)
+
+    def __enter__(self) -> Monitor:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join(timeout=10)
+
+    def epoch(self) -> Sample:
+        """Means, largest and smallest values since the last call; of the last sample where there was none since."""
+        with self._lock:
+            samples, self._samples = self._samples or [self.latest], []
+        result: Sample = {}
+        for names, summary in ((_MEAN, fmean), (_MOST, max), (_LEAST, min)):
+            for name in names:
+                known = [value for sample in samples if (value := sample.get(name)) is not None]
+                result[name] = round(summary(known), 3) if known else None
+        return result
+
+    def _run(self) -> None:
+        try:
+            self._count = self._whole_lines()
+            probe = Probe(self._folder, self._device)
+            wait = min(1.0, self._seconds)  # the first sample soon: rates need a moment
+            while not self._ended.wait(wait):
+                self._take(probe.look())
+                wait = self._seconds
+        except Exception as error:  # whatever it is, a training is worth more
+            logger.warning(
+                "The resource monitor cannot go on (%s: %s). The training does.", type(error).__name__, error
+            )
+
+    def _whole_lines(self) -> int:
+        """Number of lines of an earlier part of the run; one that was cut off is dropped."""
+        lines = self._lines.read()
+        if lines and not lines[-1].endswith("}"):
+            self._lines.replace(lines[:-1])
+            return len(lines) - 1
+        return len(lines)
+
+    def _take(self, sample: Sample) -> None:
+        with self._lock:
+            self.latest = sample
+            self._samples.append(sample)
+        self._looks += 1
+        if self._looks % self._stride:
+            return
+        row = {"time": time.time(), **sample, "wait_share": self.wait_share}
+        self._lines.add(json.dumps({key: None if value is None else round(value, 3) for key, value in row.items()}))
+        self._count += 1
+        if self._count >= MOST_LINES:
+            kept = self._lines.read()[::2]
+            self._lines.replace(kept)
+            self._count, self._stride = len(kept), 2 * self._stride
+
+
+def _each(processes: Sequence[Any], ask: Callable[[Any], Any]) -> list[Any]:
+    """The answers of those processes that have not just ended."""
+    return [answer for process in processes if (answer := _known(partial(ask, process))) is not None]
+
+
+def _totals(processes: Sequence[Any]) -> tuple[float | None, float | None, float | None]:
+    """Seconds of processor, bytes read and bytes written, by some processes and the ended children of the first."""
+    times = _each(processes, lambda process: process.cpu_times())
+    ended = times[0].children_user + times[0].children_system if times else 0.0
+    counted = _each(processes, lambda process: process.io_counters())
+    return (
+        ended + sum(each.user + each.system for each in times) if times else None,
+        sum(each.read_bytes for each in counted) if counted else None,
+        sum(each.write_bytes for each in counted) if counted else None,
+    )
+
+
+def _known(ask: Callable[[], Any]) -> Any:
+    """The answer, or None where this system has none, or a process has just ended."""
+    try:
+        return ask()
+    except Exception:  # psutil, torch, NVML (a part of a GPU, no driver) and the system have many words for "unknown"
+        return None
+
+
+def _scaled(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
