@@ -48,18 +48,24 @@ class Keeper:
         """Whether the last checkpoint is older than `every`."""
         return self.every is not None and time.monotonic() - self._written >= self.every
 
-    def save(self, state: dict[str, Any], best: dict[str, Any] | None = None) -> None:
-        """Write last.pt, and best.pt if it is given; the old ones stay until the new ones are whole.
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Write best.pt; the old one stays until the new one is whole.
 
-        best.pt comes first: a run killed between the two repeats the epoch and writes both again. The other way
+        It comes before last.pt: a run killed between the two repeats the epoch and writes both again. The other way
         round last.pt would know of a best epoch whose weights were never written.
 
         Raises:
-            OutputError: one cannot be written; what was there before is still there.
+            OutputError: it cannot be written; what was there before is still there.
+        """
+        save_checkpoint(self.folder / BEST, state)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write last.pt; the old one becomes previous.pt when the new one is whole.
+
+        Raises:
+            OutputError: it cannot be written; what was there before is still there.
         """
         self._written = time.monotonic()  # also where it fails: the next attempt comes after the usual time
-        if best is not None:
-            save_checkpoint(self.folder / BEST, best)
         save_checkpoint(self.folder / LAST, state, before=self._make_room)
         self._damaged = False
 

@@ -198,7 +198,7 @@ class Session:
         elif share >= 1.0:
             engine.terminate_epoch()  # a budget may end inside an epoch; EPOCH_COMPLETED still fires
         elif self._due and iteration % self.config.train.iterations_per_epoch:
-            self._try_to_save()
+            self._tried(self.save)
 
     def _epoch_done(self, engine: Any) -> None:
         self._close_epoch()
@@ -246,8 +246,9 @@ class Session:
         progress.finished = last or self._stops_early()
         if train.early_stop is not None and progress.finished and not last:
             logger.info("%s has not got better for long enough; the training ends here.", train.early_stop.metric)
-        if not self._try_to_save(best=best) and best:
+        if best and not self._tried(self._save_best):  # the weights of the best epoch before are still there
             self.progress.best, self.progress.best_epoch = Progress.from_state(before).best, before["best_epoch"]
+        self._tried(self.save)
 
     def _validated(self) -> Validation:
         """Scores; the first process gets what the others saw of the cases that the log shows."""
@@ -265,28 +266,33 @@ class Session:
             metrics.update(result.metrics())
         return self.progress.judge(metrics, epoch, self.config)
 
-    def _try_to_save(self, *, best: bool = False) -> bool:
-        """Save; a disk that is full does not end the training."""
+    def _tried(self, save: Callable[[], None]) -> bool:
+        """Save, if there is room; a disk that is full does not end the training."""
         try:
-            self.save(best=best)
+            save()
         except OutputError as error:
             not_written(error)
             return False
         return True
 
-    def save(self, *, best: bool = False) -> None:
-        """Write last.pt, and best.pt when asked.
+    def _save_best(self) -> None:
+        """Write best.pt; raises what `save` raises."""
+        self.parts.check_finite()
+        self.progress.elapsed = self.clock.elapsed
+        state = {"network": self.parts.judged.state_dict(), "progress": asdict(self.progress)}
+        self.parts.ranks.lead(lambda: self.keeper.save_best(state))
+
+    def save(self) -> None:
+        """Write last.pt.
 
         Raises:
             TrainingError: a weight is not a number; the checkpoints stay as they are.
-            OutputError: they cannot be written.
+            OutputError: it cannot be written.
         """
         self.parts.check_finite()
         self.progress.elapsed = self.clock.elapsed
-        progress = asdict(self.progress)
-        state = {**self.parts.state(), "progress": progress}
-        judged = {"network": self.parts.judged.state_dict(), "progress": progress} if best else None
-        self.parts.ranks.lead(lambda: self.keeper.save(state, judged))
+        state = {**self.parts.state(), "progress": asdict(self.progress)}
+        self.parts.ranks.lead(lambda: self.keeper.save(state))
 
 
 def automatic_workers(wish: int | str, device: torch.device, cores: Callable[[], int]) -> int:
