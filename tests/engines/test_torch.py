@@ -30,7 +30,7 @@ def test_logits_are_those_of_the_network_in_evaluation_mode(dims: int) -> None:
     logits = TorchEngine(network(dims).train(), dims, CPU, torch.float32)(patches)
     assert logits.dtype == torch.float32
     assert not logits.requires_grad
-    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-3)  # channels last adds up in another order
 
 
 @RANKS
@@ -69,7 +69,7 @@ def test_a_network_with_a_margin_gives_logits_of_the_inside(dims: int) -> None:
         expected = valid.eval().interior(patches)
     logits = TorchEngine(valid.train(), dims, CPU, torch.float32)(patches)
     assert logits.shape == (2, 3, *(6,) * dims)
-    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-3)  # channels last adds up in another order
 
 
 class Failing(Network):
