@@ -82,7 +82,7 @@ class InstanceNorm(nn.Module):
 
     torch's own copies a channels-last tensor, and what it gives is not channels last, so that the next convolution
     copies it again. Batch norm of a single sample is the same sum over the same voxels and takes memory as it lies, so
-    samples go through it one by one: a whole training step then takes three quarters of the time on a CPU
+    samples go through it one by one: a whole training step then takes 0.72 of the time on a CPU
     (docs/benchmarks.md). Beside a GPU, and where a network is exported, torch's own is as good.
     """
 

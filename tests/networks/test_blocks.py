@@ -117,3 +117,10 @@ def test_instance_norm_and_its_gradients_are_those_of_torch(dims: int, batch: in
     ours.load_state_dict(reference.state_dict())
     torch.testing.assert_close(ours(x), reference(x), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(gradient(ours(x), x), gradient(reference(x), x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_instance_norm_keeps_the_order_of_memory(batch: int) -> None:
+    """torch's does not, so that the next convolution copies."""
+    x = torch.randn(batch, 4, 6, 5, 7).contiguous(memory_format=torch.channels_last_3d)
+    assert InstanceNorm(4)(x).is_contiguous(memory_format=torch.channels_last_3d)
