@@ -63,7 +63,7 @@ def test_they_are_told_in_a_sentence():
         "name: big\nlabels: {background: 0, a: 1}\ntrain: {patch_size: [64, 64, 64], precision: fp32}\n"
     )
     words = costs_in_words(config, torch.device("cuda"))
-    assert words == "16,547,078 parameters; a step will take at least 1.2 GiB of memory."
+    assert words == "16,547,078 parameters; a step will take at least 1.1 GiB of memory."
     assert "will take about 1." in costs_in_words(config, CPU)
 
 
