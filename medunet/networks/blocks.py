@@ -95,7 +95,7 @@ class InstanceNorm(nn.Module):
         """(B, C, *S), every sample and channel to mean 0 and deviation 1, then scaled and shifted."""
         if x.shape[0] == 1:
             return self._of_one(x)
-        if x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        if x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # type: ignore[attr-defined]
             return torch.cat([self._of_one(sample) for sample in x.split(1)])
         return nn.functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=1e-5)
 
