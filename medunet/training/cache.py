@@ -87,14 +87,17 @@ class CachedCase:
 
     def held(self) -> CachedCase:
         """The same case with its arrays in memory."""
-        names = (IMAGE, LABEL) if self.weights is None else (IMAGE, LABEL, self.weights)
-        return replace(self, resident={name: np.array(self._load(name)) for name in names})
+        return replace(self, resident={name: np.array(self._load(name)) for name in self._blocked})
 
     @property
     def nbytes(self) -> int:
         """What `held` takes."""
-        names = (IMAGE, LABEL) if self.weights is None else (IMAGE, LABEL, self.weights)
-        return sum((self.folder / name).stat().st_size for name in names)
+        return sum((self.folder / name).stat().st_size for name in self._blocked)
+
+    @property
+    def _blocked(self) -> tuple[str, ...]:
+        """Files of the arrays that are read in blocks."""
+        return (IMAGE, LABEL) if self.weights is None else (IMAGE, LABEL, self.weights)
 
     def reference(self) -> NDArray[np.generic]:
         """(*spatial) indices on the original grid, as the mask was read."""
