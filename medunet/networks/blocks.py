@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medunet.config.network_options import NORM_GROUPS, Sizes
+from medunet.networks.instance_norm import InstanceNorm
 
 _Layer = dict[int, Callable[..., nn.Module]]
 
@@ -75,32 +76,6 @@ def build_activation(name: str) -> nn.Module:
             return nn.SiLU(inplace=True)
         case _:
             return nn.LeakyReLU(LEAKY_SLOPE, inplace=True)
-
-
-class InstanceNorm(nn.Module):
-    """Instance normalisation with affine parameters, named as torch's, so that weights are interchangeable.
-
-    torch's own copies a channels-last tensor, and what it gives is not channels last, so that the next convolution
-    copies it again. Batch norm of a single sample is the same sum over the same voxels and takes memory as it lies, so
-    samples go through it one by one: a whole training step then takes 0.72 of the time on a CPU
-    (docs/benchmarks.md). Beside a GPU, and where a network is exported, torch's own is as good.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, *S), every sample and channel to mean 0 and deviation 1, then scaled and shifted."""
-        if x.shape[0] == 1:
-            return self._of_one(x)
-        if x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # type: ignore[attr-defined]
-            return torch.cat([self._of_one(sample) for sample in x.split(1)])
-        return nn.functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=1e-5)
-
-    def _of_one(self, x: Tensor) -> Tensor:
-        return nn.functional.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=1e-5)
 
 
 class ConvNormAct(nn.Sequential):

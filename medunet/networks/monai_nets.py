@@ -23,8 +23,9 @@ from medunet.config.networks import (
     UNetPlusPlusConfig,
     VNetConfig,
 )
-from medunet.networks.blocks import DROPOUT, LEAKY_SLOPE, InstanceNorm, MaxPool
+from medunet.networks.blocks import DROPOUT, LEAKY_SLOPE, MaxPool
 from medunet.networks.contract import Network, called_parts
+from medunet.networks.instance_norm import InstanceNorm
 
 _LEVELS = 5
 """Levels of U-Net++ and of MedNeXt."""

@@ -1,4 +1,4 @@
-"""What the network gains from instance norm by batch norm, sample by sample: in prediction, and in training."""
+"""What the network gains from instance norm that keeps the order of memory: in prediction, and in training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from medunet.config.networks import UNetConfig
 from medunet.engines.device import resolve_precision
 from medunet.engines.torch import TorchEngine
-from medunet.networks.blocks import InstanceNorm
+from medunet.networks.instance_norm import InstanceNorm
 from medunet.networks.registry import build_network
 
 ROUNDS = 9

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from medunet.config.network_options import Sizes
 from medunet.networks.blocks import (
-    InstanceNorm,
     InterpolatedUp,
     Layers,
     MaxPool,
@@ -103,24 +102,3 @@ def test_linear_interpolation_takes_voxels_as_areas() -> None:
 def test_a_level_of_the_same_size_is_not_interpolated() -> None:
     x = image_for((2, 2))
     assert interpolate(x, (1, 1)) is x
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("dims", [2, 3])
-def test_instance_norm_and_its_gradients_are_those_of_torch(dims: int, batch: int) -> None:
-    torch.manual_seed(0)
-    x = (3 * torch.randn(batch, 4, *[5] * dims) + 2).requires_grad_()
-    reference = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims](4, affine=True)
-    ours = InstanceNorm(4)
-    nn.init.normal_(reference.weight)
-    nn.init.normal_(reference.bias)
-    ours.load_state_dict(reference.state_dict())
-    torch.testing.assert_close(ours(x), reference(x), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(gradient(ours(x), x), gradient(reference(x), x), atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-def test_instance_norm_keeps_the_order_of_memory(batch: int) -> None:
-    """torch's does not, so that the next convolution copies."""
-    x = torch.randn(batch, 4, 6, 5, 7).contiguous(memory_format=torch.channels_last_3d)
-    assert InstanceNorm(4)(x).is_contiguous(memory_format=torch.channels_last_3d)

@@ -35,8 +35,11 @@ from medunet.training.torchrun import began_here, is_first, own_device
 SCRIPT = Path(__file__).with_name("ranked_runs.py")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1")
 PATIENCE = 150
-LOSS, WEIGHT, DICE = 2e-4, 2e-4, 5e-3
-"""How far losses and weights may be from those of one process: sums in another order, over a dozen steps."""
+LOSS, WEIGHT, DICE = 5e-6, 5e-6, 2e-4
+"""How far losses and weights may be from those of one process: sums in another order, over a dozen steps.
+
+Dice counts voxels: in a few of these small volumes two labels are as likely as each other, so that rounding decides.
+"""
 
 SMALL: dict[str, Any] = {
     "deterministic": False,  # it takes seconds to begin, and sums on one thread are always the same
@@ -52,6 +55,7 @@ HARD: dict[str, Any] = {
     "labels": {"background": 0, "organ": 4, "core": 205, "ignore": 9},
     "data.annotated": {"case_0[0-2]": ["organ"]},
     "loss": [{"name": "dice", "batch": True}, {"name": "cross_entropy"}, {"name": "topk_ce", "weight": 0.5}],
+    "train.batch_size": 8,  # two for each at a time: for a single one torch has other kernels
     "train.accumulate": 2,
     "train.ema": 0.9,
     "train.clip_norm": 0.1,
@@ -204,9 +208,9 @@ def test_two_processes_leave_the_files_of_one(runs: Runs, name: str) -> None:
 def test_the_weights_have_moved(runs: Runs) -> None:
     """Guards the guard: a tolerance is worth something only beside what a training changes."""
     first, last = rows(runs.alone / "plain")[0]["loss"], rows(runs.alone / "plain")[-1]["loss"]
-    assert abs(first - last) > 50 * LOSS
+    assert abs(first - last) > 1000 * LOSS
     one, other = weights(runs.alone / "frozen"), weights(runs.alone / "plain")
-    assert max(float((one[key] - value).abs().max()) for key, value in other.items()) > 50 * WEIGHT
+    assert max(float((one[key] - value).abs().max()) for key, value in other.items()) > 1000 * WEIGHT
 
 
 def test_masks_and_scores_of_the_held_out_cases_are_those_of_one_process(runs: Runs) -> None:
@@ -214,7 +218,7 @@ def test_masks_and_scores_of_the_held_out_cases_are_those_of_one_process(runs: R
         found, expected = (root / run / "validation" for root in (runs.folder, runs.alone))
         for path in expected.glob("*.nii.gz"):
             masks = [np.asarray(nibabel.load(root / path.name).dataobj) for root in (found, expected)]
-            assert np.mean(masks[0] == masks[1]) > 0.99
+            assert np.mean(masks[0] == masks[1]) > 0.9999
 
 
 def test_a_batch_norm_keeps_the_statistics_of_the_first_process_and_says_so(runs: Runs) -> None:
