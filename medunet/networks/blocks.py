@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from medunet.config.network_options import NORM_GROUPS, Sizes
+from medunet.networks.convolution import Conv2d, Conv3d
 from medunet.networks.instance_norm import InstanceNorm
 
 _Layer = dict[int, Callable[..., nn.Module]]
 
-CONV: _Layer = {2: nn.Conv2d, 3: nn.Conv3d}
+CONV: _Layer = {2: Conv2d, 3: Conv3d}
 TRANSPOSED: _Layer = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 DROPOUT: _Layer = {2: nn.Dropout2d, 3: nn.Dropout3d}
 _BATCH: _Layer = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

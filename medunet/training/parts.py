@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from medunet.config.finding import in_brackets
 from medunet.config.schema import Config
 from medunet.config.training import AdamConfig, NovoGradConfig, OptimizerConfig, SgdConfig
 from medunet.engines.device import is_out_of_memory, place, resolve_precision
@@ -116,8 +117,8 @@ class Parts:
         """Those of this process; where there were fewer processes before, it keeps its own."""
         if len(states) != self.ranks.size:
             logger.warning(
-                "The checkpoint was written by %d processes, this run has %d: dropout will draw other numbers than "
-                "without the break; nothing else changes.",
+                "The checkpoint was written with another number of processes (%d, now %d): dropout will draw other "
+                "numbers than without the break; nothing else changes.",
                 len(states),
                 self.ranks.size,
             )
@@ -237,15 +238,7 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
 
 
 def explain(error: RuntimeError, config: Config, device: torch.device, processes: int = 1) -> MedunetError | None:
-    """What torch's error means to a user; None if it is none of the known ones.
-
-    torch has no class of its own for a worker process that was killed.
-    """
-    if "DataLoader worker" in str(error):
-        return TrainingError(
-            "A process that prepares patches was killed, most likely for lack of memory or shared memory (/dev/shm).",
-            "Go on with --resume --set train.workers=0, or give a container more with --shm-size.",
-        )
+    """What torch's error means to a user; None if it is none of the known ones."""
     if is_out_of_memory(error):
         return out_of_memory(config, device, processes)
     return lost(error)
@@ -263,7 +256,10 @@ def out_of_memory(config: Config, device: torch.device, processes: int = 1) -> D
         advice.append("--set train.activation_checkpointing=true (slower)")
     if own > 1:
         advice.append(f"--set train.batch_size={own // 2 * processes}")
-    advice.append(f"a smaller patch than {list(train.patch_size)}, or a smaller network")
+    smaller = config.network.nearest_patch(tuple(n * 4 // 5 for n in train.patch_size), own)
+    if smaller < train.patch_size:
+        advice.append(f"--set train.patch_size='{in_brackets(smaller)}'")
+    advice.append("a smaller network")
     return DeviceError(
         f"{device} ran out of memory with train.batch_size {train.batch_size}, train.accumulate {train.accumulate} "
         f"and train.patch_size {list(train.patch_size)}.",

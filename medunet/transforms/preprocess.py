@@ -197,7 +197,7 @@ def network_shape(geometry: Geometry, config: PreprocessConfig) -> tuple[int, ..
             shape.append(size)
         else:
             # The slack keeps header rounding (DICOM text against NIfTI float32) from deciding a tie.
-            shape.append(max(1, int(np.floor(size * here / wanted + 0.5 + 1e-4))))
+            shape.append(max(1, int(np.floor(size * here / wanted + 0.5 + 1e-3))))
     return tuple(shape)
 
 

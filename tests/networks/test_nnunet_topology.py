@@ -169,8 +169,8 @@ def test_with_the_weights_of_nnunet_every_output_is_that_of_nnunet(
         assert len(found) == len(wanted) == len(config.channels) - 1
         for mine, other in zip(found, wanted, strict=True):
             assert mine.std() > 0.05
-            torch.testing.assert_close(mine, other, rtol=0, atol=1e-5)
-        torch.testing.assert_close(network.eval()(image), wanted[0], rtol=0, atol=1e-5)
+            torch.testing.assert_close(mine, other, rtol=0, atol=3e-5)
+        torch.testing.assert_close(network.eval()(image), wanted[0], rtol=0, atol=3e-5)
 
 
 @EVERY

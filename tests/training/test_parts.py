@@ -166,12 +166,12 @@ def test_only_known_errors_are_explained(make_config: Callable[..., Any]) -> Non
 @pytest.mark.parametrize(
     ("changes", "told", "not_told"),
     [
-        ({}, ["train.accumulate=2", "train.activation_checkpointing=true", "train.batch_size=1", "[16, 16, 16]"], []),
+        ({}, ["train.accumulate=2", "train.activation_checkpointing=true", "train.batch_size=1"], []),
         ({"train.batch_size": 8, "train.accumulate": 6}, ["train.accumulate=8", "train.batch_size=4"], []),
         ({"train.accumulate": 2}, ["train.batch_size=1"], ["train.accumulate="]),
         (
             {"train.batch_size": 1, "train.activation_checkpointing": True},
-            ["a smaller patch than [16, 16, 16]"],
+            ["--set train.patch_size='[12, 12, 12]'; or a smaller network"],
             ["train.accumulate=", "train.batch_size=", "checkpointing=true"],
         ),
     ],

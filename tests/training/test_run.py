@@ -476,26 +476,14 @@ def test_a_run_whose_disk_stays_full_ends_with_a_model_if_there_is_room_for_that
     assert load_model(result.model)
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        ("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory", "ran out of memory with"),
-        ("DataLoader worker (pid 12) is killed by signal: Bus error.", "was killed, most likely for lack of memory"),
-    ],
-)
 def test_a_full_memory_ends_in_advice(
-    error: str,
-    message: str,
-    tiny_dataset: Path,
-    make_config: Callable[..., Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_dataset: Path, make_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any) -> None:
-        raise RuntimeError(error)
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr("medunet.training.step.learning_rate", full)
-    with pytest.raises((DeviceError, TrainingError), match=message):
+    with pytest.raises(DeviceError, match="ran out of memory with"):
         train(make_config(tiny_dataset, SHORT), tmp_path / "run", device="cpu")
 
 
