@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from medunet.training.ranks import ALONE, Ranks
 _DEAD = re.compile(r"DataLoader worker \(pid(?:\(s\))? (\d+)")
 _AHEAD = 4
 """Batches that are prepared before they are needed, per process."""
+_MOMENT = 1.0
+"""Seconds to wait for a signal."""
 
 
 @contextmanager
@@ -105,8 +108,8 @@ def _deaths_told(watched: _Watched) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        found = _DEAD.search(str(error))
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        found = _DEAD.search(str(error if isinstance(error, RuntimeError) else _following(error)))
         if found is None:
             raise
         case = watched.case_of(int(found[1]))
@@ -115,6 +118,15 @@ def _deaths_told(watched: _Watched) -> Iterator[None]:
             "Most likely memory or shared memory (/dev/shm) ran out: go on with --resume --set train.workers=0, or "
             "give a container more with --shm-size. If it is always this case, look at its files.",
         ) from error
+
+
+def _following(error: Exception) -> Exception:
+    """What a lost connection to a process comes from: the signal of its death, which may arrive a moment later."""
+    try:
+        time.sleep(_MOMENT)
+    except RuntimeError as told:
+        return told
+    return error
 
 
 def _from_workers(loader: DataLoader[Batch]) -> Iterator[Batch]:

@@ -410,7 +410,7 @@ def test_making_batches_draws_no_random_number_of_the_training(
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system has no such signal")
-@pytest.mark.parametrize("where", ["waiting for a batch", "computing"])
+@pytest.mark.parametrize("where", ["waiting for a batch", "computing", "receiving"])
 def test_a_process_that_dies_ends_in_a_sentence_with_its_case(
     dataset: Callable[..., PatchDataset], cases: list[CachedCase], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -420,6 +420,7 @@ def test_a_process_that_dies_ends_in_a_sentence_with_its_case(
 
     def deadly(self: PatchDataset, index: int) -> dict[str, torch.Tensor]:
         if index == 2:
+            time.sleep(0.5 if where == "receiving" else 0)
             os.kill(os.getpid(), signal.SIGKILL)
         return original(self, index)
 
@@ -430,6 +431,8 @@ def test_a_process_that_dies_ends_in_a_sentence_with_its_case(
             for _ in loader:
                 if where == "computing":
                     time.sleep(60)  # the signal of the death comes before
+                if where == "receiving":
+                    raise ConnectionResetError(104, "Connection reset by peer")  # noticed before the signal comes
 
     with pytest.raises(TrainingError, match=re.escape(f"was killed while it worked on case {order[2]}.")) as caught:
         use()

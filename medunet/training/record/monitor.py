@@ -138,7 +138,9 @@ class Monitor:
             self._count = self._whole_lines()
             probe = Probe(self._folder, self._device)
             wait = min(1.0, self._seconds)  # the first sample soon: rates need a moment
-            while not self._ended.wait(wait):
+            ended = False
+            while not ended:  # once more at the end, so that the shortest run has a sample
+                ended = self._ended.wait(wait)
                 self._take(probe.look())
                 wait = self._seconds
         except Exception as error:  # whatever it is, a training is worth more
