@@ -35,12 +35,16 @@ class Reorientation:
     axes: tuple[int, ...]
     flips: tuple[bool, ...]
 
-    def apply(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Reorder the last `len(axes)` axes of `array`; the result is C-contiguous."""
+    def view(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """The last `len(axes)` axes of `array` reordered, in the same memory."""
         lead = array.ndim - len(self.axes)
         moved = array.transpose(*range(lead), *(lead + axis for axis in self.axes))
         index = (slice(None),) * lead + tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
-        return np.ascontiguousarray(moved[index])
+        return moved[index]
+
+    def apply(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Reorder the last `len(axes)` axes of `array`; the result is C-contiguous."""
+        return np.ascontiguousarray(self.view(array))
 
     def undo(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
         """Inverse of `apply`: `undo(apply(a))` equals `a`."""

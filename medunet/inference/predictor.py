@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from medunet.engines.device import resolve_device, resolve_precision
 from medunet.engines.torch import TorchEngine
@@ -30,8 +28,9 @@ from medunet.io.read import read_volume
 from medunet.io.volume import Segmentation, Source, Volume
 from medunet.model import Model, ModelSpec, load_model
 from medunet.postprocess import postprocess
-from medunet.sliding_window import network_logits
-from medunet.transforms.preprocess import preprocess, restore, restore_probabilities
+from medunet.sliding_window.network import Way, best_axis
+from medunet.sliding_window.stream import mean_rows
+from medunet.transforms.preprocess import LabelRows, PreparedImage, ProbabilityRows
 
 logger = logging.getLogger("medunet")
 
@@ -133,26 +132,24 @@ class Predictor:
             return self._predict(volume, probabilities=probabilities)
 
     def _predict(self, volume: Volume, *, probabilities: bool) -> Prediction:
-        array, record = preprocess(volume, self.spec.preprocess)
-        image = torch.from_numpy(array)
-        logits = self._logits(image)
-        indices = restore(logits, record, self.labels)
-        indices = postprocess(indices, self.spec.postprocess, self.labels, volume.geometry.voxel_volume_ml)
-        kept = restore_probabilities(logits, record, self.labels) if probabilities else None
-        return Prediction(indices, volume.geometry, self.labels, volume.source, kept)
+        image = PreparedImage(volume, self.spec.preprocess)
+        ways = [self._way(spec) for spec, _ in self._networks]
+        axis = best_axis(ways, image.shape)
+        segmented = LabelRows(image.record, self.labels, axis)
+        kept = ProbabilityRows(image.record, self.labels, axis) if probabilities else None
+        streams = [way.rows(image, engine, axis) for way, (_, engine) in zip(ways, self._networks, strict=True)]
+        for logits in mean_rows(streams, axis):
+            segmented.add(logits)
+            if kept is not None:
+                kept.add(logits)
+        voxel_ml = volume.geometry.voxel_volume_ml
+        indices = postprocess(segmented.result, self.spec.postprocess, self.labels, voxel_ml)
+        found = None if kept is None else kept.result
+        return Prediction(indices, volume.geometry, self.labels, volume.source, found)
 
-    def _logits(self, image: Tensor) -> Tensor:
-        """Mean logits (C_out, *S) of all networks."""
-        total = self._network_logits(image, *self._networks[0])
-        for spec, engine in self._networks[1:]:
-            total += self._network_logits(image, spec, engine)
-        return total / len(self._networks)
-
-    def _network_logits(self, image: Tensor, spec: ModelSpec, engine: TorchEngine) -> Tensor:
+    def _way(self, spec: ModelSpec) -> Way:
         inference = spec.inference
-        return network_logits(
-            image,
-            engine,
+        return Way(
             inference.patch_size,
             overlap=inference.overlap,
             batch_size=inference.batch_size,

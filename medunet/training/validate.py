@@ -26,7 +26,7 @@ from medunet.io.volume import Segmentation, Source
 from medunet.labels import LabelMap
 from medunet.metrics import StructureScore, dice_per_label, score_case
 from medunet.postprocess import postprocess
-from medunet.sliding_window import network_logits
+from medunet.sliding_window.network import Way, network_logits
 from medunet.training.cache import CachedCase
 from medunet.training.parts import Parts
 from medunet.training.patches import PatchDataset
@@ -103,15 +103,14 @@ class Validator:
     def segment(self, case: CachedCase, engine: TorchEngine, *, tta: bool) -> NDArray[np.generic]:
         """Indices (*spatial) on the original grid of a case."""
         image = torch.from_numpy(case.image())
-        logits = network_logits(
-            image,
-            engine,
+        way = Way(
             self.config.train.patch_size,
             overlap=self.config.inference.overlap,
             batch_size=self.config.inference.batch_size,
             mirror_axes=mirror_axes(self.config.augment, self.config.network.dims) if tta else (),
             network=self.config.network,
         )
+        logits = network_logits(image, engine, way)
         if self.seen is not None:
             self.seen(case, logits)
         indices = restore(logits, case.record, self.labels)

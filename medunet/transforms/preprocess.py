@@ -3,14 +3,17 @@
     volume > orientation > crop > intensity > spacing > array (C, *S) float32 + Record
     logits on S > native spacing > labels > uncrop > original orientation
 
-What was done stands in the `Record` and is undone by it. The chain is deterministic and starts by bringing
-the voxels into one memory order, so the same patient stored as RAS, LPS or ASR gives bit-identical arrays.
+What was done stands in the `Record` and is undone by it. The chain is deterministic and sees the voxels in one order,
+so the same patient stored as RAS, LPS or ASR gives bit-identical arrays. Both ways go a few rows at a time, so that a
+volume is never held in float32, and logits never on the original grid.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,24 +21,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medunet.config.schema import (
-    Intensity,
-    IntensityCtWindow,
-    IntensityNone,
-    IntensityPercentile,
-    PreprocessConfig,
-)
+from medunet.config.schema import Intensity, PreprocessConfig
 from medunet.errors import DataError
 from medunet.geometry import Geometry, Reorientation, bounding_box
 from medunet.io.volume import Volume
 from medunet.labels import LabelMap
-from medunet.transforms.resample import resample, resample_argmax, resample_labels, resample_nested
+from medunet.transforms.intensity import Change, fitted
+from medunet.transforms.resample import (
+    LinearRows,
+    resample,
+    resample_argmax,
+    resample_labels,
+    resample_nested,
+    resample_rows,
+)
 
 PREPROCESS_VERSION = 1
 """Goes into the cache key; raise it when the chain gives other numbers."""
 
 _SAME_SPACING = 1.04e-3  # 0.1 %, moved off the round number so that header rounding does not decide a tie
-_BLOCK = 1 << 20
+_READ = 1 << 24
+"""Voxels of the volume, per channel, that are resampled at a time: 64 MB in float32."""
+_WRITE = 1 << 24
+"""Numbers that are interpolated at a time on the way back."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +104,82 @@ def _geometry_from(data: dict[str, Any]) -> Geometry:
     )
 
 
+class PreparedImage:
+    """A volume as the network sees it, a few rows at a time: no more of it is ever held in float32.
+
+    Args:
+        volume: (C, *spatial), any real dtype.
+        config: the `preprocess:` section.
+
+    Attributes:
+        shape: voxels per axis of the network's grid.
+        record: what undoes it.
+
+    Raises:
+        GeometryError: the orientation does not fit the rank.
+        DataError: as many intensity rules as channels are needed, or one.
+    """
+
+    def __init__(self, volume: Volume, config: PreprocessConfig) -> None:
+        change = _orientation(volume.geometry, config.orientation)
+        oriented = change.view(volume.array)
+        start, shape = _crop_box(oriented, config)
+        self._native = oriented[_box((0, *start), (len(oriented), *shape))]
+        self._kind = config.interpolation
+        cropped = volume.geometry.reoriented(change).cropped(start, shape)
+        self.shape = network_shape(cropped, config)
+        self.record = Record(volume.geometry, change, start, shape, cropped.resampled(self.shape))
+        self._changes = [
+            fitted(rule, partial(_parts, channel))
+            for channel, rule in zip(self._native, _rules(config, len(self._native)), strict=True)
+        ]
+        self._last: tuple[int, int, Tensor] | None = None
+
+    def rows(self, axis: int, low: int, high: int) -> Tensor:
+        """(C, *shape) float32, of which only the rows `low` to `high` along the spatial `axis`.
+
+        What the last call gave of the same axis is not computed again.
+        """
+        begin = low
+        kept: list[Tensor] = []
+        if self._last is not None and self._last[0] == axis:
+            _, first, held = self._last
+            if first <= low < first + held.shape[axis + 1]:
+                kept = [held.narrow(axis + 1, low - first, min(high, first + held.shape[axis + 1]) - low)]
+                begin = low + kept[0].shape[axis + 1]
+        step = max(1, _READ * self.shape[axis] // math.prod(self.record.crop_shape))
+        new = [self._computed(axis, first, min(first + step, high)) for first in range(begin, high, step)]
+        result = torch.cat([*kept, *new], dim=axis + 1)
+        self._last = (axis, low, result)
+        return result
+
+    def _computed(self, axis: int, first: int, stop: int) -> Tensor:
+        channels = zip(self._native, self._changes, strict=True)
+        return torch.stack(
+            [
+                resample_rows(
+                    partial(_changed, native, change, axis), native.shape, self.shape, self._kind, axis, first, stop
+                )
+                for native, change in channels
+            ]
+        )
+
+
+def _parts(channel: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
+    """All values, in planes as they lie in memory: across the axis whose neighbours are farthest apart."""
+    axis = int(np.argmax(np.abs(channel.strides)))
+    for plane in np.moveaxis(channel, axis, 0):
+        yield np.require(plane, np.float32, ["C"])
+
+
+def _changed(channel: NDArray[Any], change: Change, axis: int, low: int, high: int) -> Tensor:
+    """Rows of a channel with its intensities changed."""
+    box = (slice(None),) * axis + (slice(low, high),)
+    return torch.from_numpy(np.ascontiguousarray(change(np.require(channel[box], np.float32, ["C", "W", "O"]))))
+
+
 def preprocess(volume: Volume, config: PreprocessConfig) -> tuple[NDArray[np.float32], Record]:
-    """Bring a volume to the network's orientation, field of view, intensity and spacing.
+    """Bring a whole volume to the network's orientation, field of view, intensity and spacing.
 
     Args:
         volume: (C, *spatial), any real dtype.
@@ -107,23 +189,10 @@ def preprocess(volume: Volume, config: PreprocessConfig) -> tuple[NDArray[np.flo
         Array (C, *S) float32, C-contiguous, and the record that undoes it.
 
     Raises:
-        GeometryError: the orientation does not fit the rank.
-        DataError: as many intensity rules as channels are needed, or one.
+        GeometryError, DataError: see `PreparedImage`.
     """
-    change = _orientation(volume.geometry, config.orientation)
-    array = change.apply(volume.array)
-    oriented = volume.geometry.reoriented(change)
-    start, shape = _crop_box(array, config)
-    array = array[_box((0, *start), (array.shape[0], *shape))]
-    cropped = oriented.cropped(start, shape)
-    target = network_shape(cropped, config)
-    image = torch.empty((array.shape[0], *target), dtype=torch.float32)
-    rules = _rules(config, array.shape[0])
-    for channel, rule in enumerate(rules):
-        values = _normalise(np.require(array[channel], np.float32, ["C", "W"]), rule)
-        image[channel] = resample(torch.from_numpy(values), target, config.interpolation)
-    record = Record(volume.geometry, change, start, shape, cropped.resampled(target))
-    return image.numpy(), record
+    image = PreparedImage(volume, config)
+    return image.rows(0, 0, image.shape[0]).numpy(), image.record
 
 
 def preprocess_labels(indices: NDArray[np.generic], record: Record) -> NDArray[np.generic]:
@@ -139,47 +208,85 @@ def preprocess_labels(indices: NDArray[np.generic], record: Record) -> NDArray[n
     return resample_labels(labels, record.network.shape).numpy().astype(indices.dtype)
 
 
-def restore(logits: Tensor, record: Record, labels: LabelMap) -> NDArray[np.generic]:
-    """Label indices (*spatial) on the original grid from logits (C, *S) on the network's grid.
+class LabelRows:
+    """Labels on the original grid, from rows of logits on the network's grid as the sliding window leaves them.
 
     Logits are interpolated linearly before a label is chosen, as nnU-Net does: the one with the largest, or, of nested
     structures, the innermost one whose logit is above 0 (see `resample_nested`). Outside the crop is background.
 
     Args:
-        logits: `labels.outputs` channels.
         record: of the image.
         labels: what the channels mean.
+        axis: spatial axis of the network's grid along which the rows come.
+
+    Attributes:
+        result: indices (*spatial), whole when all rows have come.
     """
-    dtype = torch.int32 if labels.index_dtype.itemsize > 1 else torch.uint8
-    if labels.nested:
-        indices = resample_nested(logits, record.crop_shape, labels.levels, labels.membership, dtype)
-    else:
-        indices = resample_argmax(logits, record.crop_shape, dtype)
-    return restore_array(indices.numpy().astype(labels.index_dtype, copy=False), record)
+
+    def __init__(self, record: Record, labels: LabelMap, axis: int) -> None:
+        self.result: NDArray[np.generic] = np.zeros(record.original.shape, labels.index_dtype)
+        self._target = np.moveaxis(record.change.view(self.result)[_box(record.crop_start, record.crop_shape)], axis, 0)
+        self._rows = LinearRows(record.network.shape[axis], record.crop_shape[axis])
+        self._labels, self._axis = labels, axis
+
+    def add(self, logits: Tensor) -> None:
+        """The next rows: (labels.outputs, *S), of which a part along the axis."""
+        rows = logits.movedim(self._axis + 1, 1)
+        plane = self._target.shape[1:]
+        for first, part in self._rows(rows, _most(rows, plane)):
+            self._target[first : first + part.shape[1]] = self._chosen(part, (part.shape[1], *plane)).numpy()
+
+    def _chosen(self, logits: Tensor, shape: Sequence[int]) -> Tensor:
+        dtype = torch.int32 if self.result.dtype.itemsize > 1 else torch.uint8
+        if self._labels.nested:
+            return resample_nested(logits, shape, self._labels.levels, self._labels.membership, dtype)
+        return resample_argmax(logits, shape, dtype)
+
+
+class ProbabilityRows:
+    """Probabilities (C, *spatial) on the original grid, from rows of logits on the network's grid.
+
+    By softmax, background first, which has 1 outside the crop; of nested structures by sigmoid, one channel per
+    structure, 0 outside the crop. Arguments and attributes are those of `LabelRows`.
+    """
+
+    def __init__(self, record: Record, labels: LabelMap, axis: int) -> None:
+        self.result: NDArray[np.float32] = np.zeros((labels.outputs, *record.original.shape), np.float32)
+        if not labels.nested:
+            self.result[0] = 1
+        crop = record.change.view(self.result)[(slice(None), *_box(record.crop_start, record.crop_shape))]
+        self._target = np.moveaxis(crop, axis + 1, 1)
+        self._rows = LinearRows(record.network.shape[axis], record.crop_shape[axis])
+        self._nested, self._axis = labels.nested, axis
+
+    def add(self, logits: Tensor) -> None:
+        """The next rows: (labels.outputs, *S), of which a part along the axis."""
+        rows = logits.movedim(self._axis + 1, 1)
+        probabilities = rows.sigmoid() if self._nested else rows.softmax(0)
+        plane = self._target.shape[2:]
+        for first, part in self._rows(probabilities, _most(rows, plane)):
+            for target, channel in zip(self._target, part, strict=True):
+                native = resample(channel.contiguous(), (len(channel), *plane), "linear")
+                target[first : first + len(native)] = native.cpu().numpy()
+
+
+def _most(rows: Tensor, plane: Sequence[int]) -> int:
+    """Rows to interpolate at a time."""
+    return max(1, _WRITE // max(rows[:, 0].numel(), math.prod(plane)))
+
+
+def restore(logits: Tensor, record: Record, labels: LabelMap) -> NDArray[np.generic]:
+    """Label indices (*spatial) on the original grid from all logits (C, *S) on the network's grid; see `LabelRows`."""
+    rows = LabelRows(record, labels, 0)
+    rows.add(logits)
+    return rows.result
 
 
 def restore_probabilities(logits: Tensor, record: Record, labels: LabelMap) -> NDArray[np.float32]:
-    """Probabilities (C, *spatial) on the original grid, from logits (C, *S) on the network's grid.
-
-    By softmax, background first, which has 1 outside the crop; of nested structures by sigmoid, one channel per
-    structure, 0 outside the crop.
-    """
-    probabilities = logits.sigmoid() if labels.nested else logits.softmax(0)
-    result = np.empty((len(probabilities), *record.original.shape), dtype=np.float32)
-    for index, channel in enumerate(probabilities):
-        native = resample(channel, record.crop_shape, "linear").cpu().numpy()
-        result[index] = restore_array(native, record, fill=0.0 if index or labels.nested else 1.0)
-    return result
-
-
-def restore_array(array: NDArray[np.generic], record: Record, fill: float = 0) -> NDArray[np.generic]:
-    """Put a native-spacing array of the crop back into the original grid and orientation."""
-    oriented_shape = [record.original.shape[axis] for axis in record.change.axes]
-    if tuple(oriented_shape) != record.crop_shape:
-        whole = np.full(oriented_shape, fill, dtype=array.dtype)
-        whole[_box(record.crop_start, record.crop_shape)] = array
-        array = whole
-    return record.change.undo(array)
+    """Probabilities (C, *spatial) from all logits (C, *S) on the network's grid; see `ProbabilityRows`."""
+    rows = ProbabilityRows(record, labels, 0)
+    rows.add(logits)
+    return rows.result
 
 
 def network_shape(geometry: Geometry, config: PreprocessConfig) -> tuple[int, ...]:
@@ -232,39 +339,3 @@ def _rules(config: PreprocessConfig, channels: int) -> tuple[Intensity, ...]:
             "Give one entry for all channels, or one per channel.",
         )
     return config.intensity
-
-
-def _normalise(values: NDArray[np.float32], rule: Intensity) -> NDArray[np.float32]:
-    """Normalise one channel (*spatial); a constant image becomes 0."""
-    if isinstance(rule, IntensityNone):
-        return values
-    if isinstance(rule, IntensityCtWindow):
-        low, high = np.float32(rule.low), np.float32(rule.high)
-        scaled: NDArray[np.float32] = np.clip(values, low, high)
-        scaled -= low
-        scaled /= high - low
-        return scaled
-    if isinstance(rule, IntensityPercentile):
-        low, high = (np.float32(value) for value in np.percentile(values, [rule.low, rule.high]))
-        return _standardise(np.clip(values, low, high), None)
-    return _standardise(values, values != 0 if rule.nonzero else None)
-
-
-def _standardise(values: NDArray[np.float32], inside: NDArray[np.bool_] | None) -> NDArray[np.float32]:
-    chosen = values if inside is None else values[inside]
-    if chosen.size == 0:
-        return np.zeros_like(values)
-    mean, deviation = _moments(chosen.reshape(-1))
-    result: NDArray[np.float32] = values - np.float32(mean)
-    result /= np.float32(max(deviation, 1e-8))
-    if inside is not None:
-        result[~inside] = 0
-    return result
-
-
-def _moments(values: NDArray[np.float32]) -> tuple[float, float]:
-    """Mean and standard deviation in float64, without a float64 copy of the volume."""
-    blocks = [values[start : start + _BLOCK] for start in range(0, values.size, _BLOCK)]
-    mean = sum(float(block.sum(dtype=np.float64)) for block in blocks) / values.size
-    variance = sum(float(np.square(block - mean, dtype=np.float64).sum()) for block in blocks) / values.size
-    return mean, variance**0.5

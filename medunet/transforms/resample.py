@@ -8,7 +8,7 @@ The cubic kernel is Keys' (1981, a = -1/2, Catmull-Rom). Knows nothing of geomet
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -49,25 +49,106 @@ def resample(array: Tensor, shape: Sequence[int], kind: Kind) -> Tensor:
 
     Axes that shrink go first, so that later ones have less to do. An axis that keeps its size is untouched.
     """
-    rank = len(shape)
-    lead = array.ndim - rank
-    order = sorted(range(rank), key=lambda axis: shape[axis] / array.shape[lead + axis])
-    for axis in order:
-        size, target = array.shape[lead + axis], int(shape[axis])
-        if size == target:
-            continue
-        view = [1] * array.ndim
-        view[lead + axis] = target
-        result: Tensor | None = None
-        for index, weight in taps(size, target, kind):
-            part = array.index_select(lead + axis, index.to(array.device))
-            if kind == "nearest":
-                result = part
-                break
-            factor = weight.to(array.device, array.dtype).view(view)
-            result = part.mul_(factor) if result is None else result.addcmul_(part, factor)
-        array = array if result is None else result
+    lead = array.ndim - len(shape)
+    sizes = array.shape[lead:]
+    for axis in _order(sizes, shape):
+        array = _along(array, lead + axis, list(taps(sizes[axis], int(shape[axis]), kind)))
     return array
+
+
+def resample_rows(
+    read: Callable[[int, int], Tensor],
+    sizes: Sequence[int],
+    shape: Sequence[int],
+    kind: Kind,
+    axis: int,
+    first: int,
+    stop: int,
+) -> Tensor:
+    """Rows `first` to `stop` along `axis` of what `resample` makes of a whole array, bit for bit.
+
+    Args:
+        read: gives (*sizes) float32, of which only the rows from one number to another along `axis`.
+        sizes: of the whole array.
+        shape: of the whole result.
+        kind: of interpolation.
+        axis: that of the rows.
+        first, stop: the rows that are wanted.
+    """
+    if sizes[axis] == shape[axis]:
+        array, known = read(first, stop), []
+    else:
+        known = [(index[first:stop], weight[first:stop]) for index, weight in taps(sizes[axis], shape[axis], kind)]
+        low = min(int(index.min()) for index, _ in known)
+        array = read(low, max(int(index.max()) for index, _ in known) + 1)
+        known = [(index - low, weight) for index, weight in known]
+    for number in _order(sizes, shape):
+        pairs = known if number == axis else list(taps(sizes[number], int(shape[number]), kind))
+        array = _along(array, number, pairs)
+    return array
+
+
+def _order(sizes: Sequence[int], shape: Sequence[int]) -> list[int]:
+    """The axes that change, those that shrink most first."""
+    axes = [axis for axis in range(len(shape)) if sizes[axis] != shape[axis]]
+    return sorted(axes, key=lambda axis: shape[axis] / sizes[axis])
+
+
+def _along(array: Tensor, axis: int, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """The weighted sum of samples along one axis; a single pair only picks."""
+    view = [1] * array.ndim
+    view[axis] = -1
+    result: Tensor | None = None
+    for index, weight in pairs:
+        part = array.index_select(axis, index.to(array.device))
+        if len(pairs) == 1:
+            return part
+        factor = weight.to(array.device, array.dtype).view(view)
+        result = part.mul_(factor) if result is None else result.addcmul_(part, factor)
+    return array if result is None else result
+
+
+class LinearRows:
+    """Linear interpolation along the second axis of an array that comes piece by piece.
+
+    Args:
+        size: rows that will come.
+        target: rows that they become.
+    """
+
+    def __init__(self, size: int, target: int) -> None:
+        (self._low, self._low_weight), (self._high, self._high_weight) = taps(size, target, "linear")
+        self._same = size == target
+        self._target = target
+        self._come = self._done = 0
+        self._kept: Tensor | None = None
+
+    def __call__(self, rows: Tensor, most: int) -> Iterator[tuple[int, Tensor]]:
+        """Give what follows from the next rows (C, n, ...), at most `most` rows at a time, with the first's number."""
+        before, self._come = self._come, self._come + rows.shape[1]
+        if self._same:
+            for first in range(0, rows.shape[1], most):
+                yield before + first, rows[:, first : first + most]
+            return
+        ready = int(torch.searchsorted(self._high, self._come))
+        while self._done < ready:
+            stop = min(self._done + most, ready)
+            low, high = (index[self._done : stop] for index in (self._low, self._high))
+            begin, end = int(low[0]), int(high[-1]) + 1
+            held = self._between(rows, before, begin, end)
+            weights = [weight[self._done : stop] for weight in (self._low_weight, self._high_weight)]
+            yield self._done, _along(held, 1, [(low - begin, weights[0]), (high - begin, weights[1])])
+            self._done = stop
+        if ready < self._target:
+            self._kept = self._between(rows, before, int(self._low[ready]), self._come).clone()
+
+    def _between(self, rows: Tensor, before: int, begin: int, end: int) -> Tensor:
+        """Rows from one number to another, of those that just came and those that were kept."""
+        fresh = rows[:, max(0, begin - before) : end - before]
+        if begin >= before or self._kept is None:
+            return fresh
+        first = before - self._kept.shape[1]
+        return torch.cat([self._kept[:, begin - first : end - first], fresh], dim=1)
 
 
 def resample_labels(labels: Tensor, shape: Sequence[int]) -> Tensor:

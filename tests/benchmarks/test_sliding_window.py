@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 
@@ -12,7 +13,8 @@ from medunet.config.networks import UNetConfig
 from medunet.engines.device import resolve_precision
 from medunet.engines.torch import TorchEngine
 from medunet.networks.registry import build_network
-from medunet.sliding_window import WindowGrid, sliding_window
+from medunet.sliding_window.network import Way, network_logits
+from medunet.sliding_window.spans import window_starts
 
 PATCH = (64, 64, 64)
 SHAPE = (160, 160, 96)
@@ -26,7 +28,9 @@ def test_the_sliding_window_costs_little_more_than_the_network(labels: int) -> N
     network = build_network(UNetConfig(channels=(16, 32, 64, 128)), 1, labels)
     engine = TorchEngine(network, 3, device, resolve_precision("auto", device))
     image = torch.randn(1, *SHAPE)
-    windows = [image[(slice(None), *window)][None].clone() for window in WindowGrid.over(SHAPE, PATCH, 0.5).windows()]
+    corners = itertools.product(*(window_starts(n, p, 0.5) for n, p in zip(SHAPE, PATCH, strict=True)))
+    boxes = [tuple(slice(a, a + p) for a, p in zip(corner, PATCH, strict=True)) for corner in corners]
+    windows = [image[(slice(None), *box)][None].clone() for box in boxes]
     engine(windows[0])
 
     bare, whole = [], []
@@ -36,7 +40,7 @@ def test_the_sliding_window_costs_little_more_than_the_network(labels: int) -> N
             engine(window)
         bare.append(time.perf_counter() - start)
         start = time.perf_counter()
-        sliding_window(image, engine, PATCH)
+        network_logits(image, engine, Way(PATCH))
         whole.append(time.perf_counter() - start)
     ratio = statistics.median(w / b for w, b in zip(whole, bare, strict=True))
     print(

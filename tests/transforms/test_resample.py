@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from medunet.labels import LabelMap
-from medunet.transforms.resample import Kind, resample, resample_argmax, resample_labels, resample_nested, taps
+from medunet.transforms.resample import (
+    Kind,
+    LinearRows,
+    resample,
+    resample_argmax,
+    resample_labels,
+    resample_nested,
+    resample_rows,
+    taps,
+)
 
 KINDS: tuple[Kind, ...] = ("nearest", "linear", "cubic")
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
@@ -278,3 +287,46 @@ def test_labels_are_chosen_without_an_array_of_all_of_them(choose: str) -> None:
         else:
             resample_nested(logits, (16, 16, 16), [range(1, 20), range(20, 51)], np.eye(51, dtype=bool))
     assert largest <= 16**3
+
+
+# rows
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_rows_are_those_of_the_whole_bit_for_bit(data: st.DataObject) -> None:
+    rank = data.draw(st.integers(1, 3))
+    sizes, shape = (data.draw(st.tuples(*[SIZES] * rank)) for _ in range(2))
+    axis, kind = data.draw(st.integers(0, rank - 1)), data.draw(st.sampled_from(KINDS))
+    first = data.draw(st.integers(0, shape[axis] - 1))
+    stop = data.draw(st.integers(first + 1, shape[axis]))
+    array = torch.rand(sizes)
+    asked: list[tuple[int, int]] = []
+
+    def read(low: int, high: int) -> Tensor:
+        asked.append((low, high))
+        return array.narrow(axis, low, high - low)
+
+    found = resample_rows(read, sizes, shape, kind, axis, first, stop)
+    assert torch.equal(found, resample(array, shape, kind).narrow(axis, first, stop - first))
+    ((low, high),) = asked
+    assert 0 <= low < high <= sizes[axis]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_rows_that_come_piece_by_piece_are_interpolated_as_soon_as_they_can(data: st.DataObject) -> None:
+    size, target, most = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 60)), data.draw(st.integers(1, 9))
+    array, linear = torch.rand(3, size, 2), LinearRows(size, target)
+    expected = resample(array, (target, 2), "linear")
+    come = done = 0
+    while come < size:
+        step = data.draw(st.integers(1, size - come))
+        for first, part in linear(array[:, come : come + step], most):
+            assert first == done
+            assert 1 <= part.shape[1] <= most
+            torch.testing.assert_close(part, expected[:, first : first + part.shape[1]])
+            done += part.shape[1]
+        come += step
+        assert (done == target) if come == size else (done + 1) * size / target >= come - 1.5
+    assert done == target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,19 +15,9 @@ from torch import Tensor, nn
 from medunet.config.networks import UNet2015Config, UNetConfig
 from medunet.errors import DataError
 from medunet.networks.unet2015 import UNet2015
-from medunet.sliding_window import (
-    TileGrid,
-    WindowGrid,
-    gaussian_weights,
-    network_logits,
-    outer,
-    overlap_tile,
-    pad_to,
-    sliding_window,
-    tile_starts,
-    window_starts,
-    with_mirrors,
-)
+from medunet.sliding_window.network import Way, best_axis, network_logits
+from medunet.sliding_window.spans import gaussian_weights, tile_spans, window_starts
+from medunet.sliding_window.stream import Forward, HeldImage, mean_rows, outer, stream_logits, with_mirrors
 
 CASES = pytest.mark.parametrize(
     ("shape", "patch"),
@@ -46,77 +37,16 @@ def local(patches: Tensor) -> Tensor:
     return torch.cat([patches.sum(1, keepdim=True), patches.square().sum(1, keepdim=True)], dim=1)
 
 
+def sliding_window(
+    image: Tensor, forward: Forward, patch: tuple[int, ...], *, overlap: float = 0.5, batch_size: int = 1
+) -> Tensor:
+    return network_logits(image, forward, Way(patch, overlap, batch_size))
+
+
 def convolution(rank: int, kernel: int = 3) -> nn.Module:
     torch.manual_seed(0)
     layer = {2: nn.Conv2d, 3: nn.Conv3d}[rank]
     return layer(2, 3, kernel, padding="same", padding_mode="zeros").requires_grad_(False)
-
-
-# where windows stand
-
-
-@settings(deadline=None)
-@given(st.integers(1, 300), st.integers(1, 64), st.floats(0, 0.95))
-def test_windows_cover_the_axis_and_end_at_it(size: int, patch: int, overlap: float) -> None:
-    size = max(size, patch)
-    starts = window_starts(size, patch, overlap)
-    assert starts[0] == 0
-    assert starts[-1] == size - patch
-    steps = [b - a for a, b in itertools.pairwise(starts)]
-    assert all(0 < step <= math.ceil(max(1, patch * (1 - overlap))) for step in steps)
-    assert not steps or max(steps) - min(steps) <= 1
-
-
-@pytest.mark.parametrize(
-    ("size", "patch", "overlap", "starts"),
-    [
-        (10, 10, 0.5, [0]),
-        (16, 8, 0.5, [0, 4, 8]),
-        (17, 8, 0.5, [0, 3, 6, 9]),
-        (16, 8, 0.0, [0, 8]),
-        (12, 10, 0.9, [0, 1, 2]),
-        (400, 100, 0.7, list(range(0, 301, 30))),
-        (110, 100, 0.9, [0, 10]),
-    ],
-)
-def test_steps_are_those_of_nnunet(size: int, patch: int, overlap: float, starts: list[int]) -> None:
-    assert window_starts(size, patch, overlap) == starts
-
-
-@CASES
-def test_a_grid_counts_its_windows_and_stays_inside(shape: tuple[int, ...], patch: tuple[int, ...]) -> None:
-    grid = WindowGrid.over(shape, patch, 0.5)
-    windows = list(grid.windows())
-    assert len(windows) == len(grid)
-    count = torch.zeros(grid.padded)
-    for window in windows:
-        assert count[window].shape == patch
-        count[window] += 1
-    assert count.min() >= 1
-
-
-def test_the_gaussian_is_symmetric_and_falls_by_an_eighth_of_the_patch() -> None:
-    for patch in (1, 2, 7, 16):
-        weights = gaussian_weights(patch)
-        assert torch.equal(weights, weights.flip(0))
-        assert float(weights.min()) > 0
-        assert float(weights.max()) <= 1
-    weights = gaussian_weights(17)
-    assert float(weights[8]) == 1
-    assert float(weights[8 + 2]) == pytest.approx(math.exp(-0.5 * (2 / (17 / 8)) ** 2))
-
-
-@CASES
-@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.8])
-def test_the_product_of_axis_sums_is_the_explicit_sum_over_windows(
-    shape: tuple[int, ...], patch: tuple[int, ...], overlap: float
-) -> None:
-    grid = WindowGrid.over(shape, patch, overlap)
-    explicit = torch.zeros(grid.padded)
-    weight = outer([gaussian_weights(p) for p in patch])
-    for window in grid.windows():
-        explicit[window] += weight
-    torch.testing.assert_close(outer(grid.axis_sums()), explicit)
 
 
 # what comes out
@@ -147,17 +77,13 @@ def test_one_window_is_the_network_itself(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("shape", [(5, 9, 3), (5, 9)])
 def test_a_volume_smaller_than_the_patch_stands_in_the_middle_of_zeros(shape: tuple[int, ...]) -> None:
-    patch = (8, 8, 8)[: len(shape)]
+    patch, before = (8, 8, 8)[: len(shape)], (1, 0, 2)[: len(shape)]
     image = torch.randn(2, *shape)
-    grid = WindowGrid.over(shape, patch, 0.5)
-    padded = pad_to(image, grid)
-    assert padded.shape == (2, *grid.padded)
-    assert grid.pad == (1, 0, 2)[: len(shape)]
-    assert float(padded.square().sum()) == pytest.approx(float(image.square().sum()), rel=1e-5)
+    padded = torch.zeros(2, *(max(n, p) for n, p in zip(shape, patch, strict=True)))
+    inside = (slice(None), *(slice(p, p + n) for p, n in zip(before, shape, strict=True)))
+    padded[inside] = image
     network = convolution(len(shape))
-    expected = sliding_window(padded, network, patch)
-    inside = tuple(slice(p, p + n) for p, n in zip(grid.pad, shape, strict=True))
-    torch.testing.assert_close(sliding_window(image, network, patch), expected[(slice(None), *inside)])
+    torch.testing.assert_close(sliding_window(image, network, patch), sliding_window(padded, network, patch)[inside])
 
 
 @CASES
@@ -176,7 +102,7 @@ def test_batches_are_no_larger_than_asked_for() -> None:
         return patches
 
     sliding_window(torch.zeros(1, 20, 20), watch, (8, 8), batch_size=3)
-    assert sizes == [3] * 5 + [1]
+    assert sizes == [3, 1] * 4  # those of one slab go together
 
 
 @CASES
@@ -236,10 +162,10 @@ def test_mirrors_are_the_mean_of_all_views(axes: tuple[int, ...]) -> None:
 
 def test_a_flat_network_goes_through_a_volume_slice_by_slice() -> None:
     network, volume = convolution(2), torch.randn(2, 20, 18, 5)
-    logits = network_logits(volume, network, (8, 8), overlap=0.5, batch_size=3, mirror_axes=(0,))
+    logits = network_logits(volume, network, Way((8, 8), 0.5, 3, (0,)))
     assert logits.shape == (3, 20, 18, 5)
     for index in range(5):
-        alone = network_logits(volume[..., index], network, (8, 8), overlap=0.5, batch_size=1, mirror_axes=(0,))
+        alone = network_logits(volume[..., index], network, Way((8, 8), 0.5, 1, (0,)))
         torch.testing.assert_close(logits[..., index], alone)
 
 
@@ -273,33 +199,13 @@ def valid_network(dims: int, channels: tuple[int, ...] | None = None) -> tuple[U
 
 def tiled(image: Tensor, patch: tuple[int, ...], *, batch_size: int = 1, mirror_axes: tuple[int, ...] = ()) -> Tensor:
     options, network = valid_network(len(patch))
-    return network_logits(
-        image, network.interior, patch, overlap=0.5, batch_size=batch_size, mirror_axes=mirror_axes, network=options
-    )
+    return network_logits(image, network.interior, Way(patch, 0.5, batch_size, mirror_axes, options))
 
 
 def same(found: Tensor, expected: Tensor) -> None:
     """Within the rounding of float32, whose convolutions add up in another order where the window has another size."""
     assert float(expected.std()) > 0.01
     torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
-
-
-@given(st.integers(1, 400), st.integers(1, 60), st.sampled_from([1, 2, 4, 8, 16]))
-def test_tiles_cover_the_axis_in_whole_strides_and_none_is_idle(size: int, tile: int, stride: int) -> None:
-    starts = tile_starts(size, tile, stride)
-    assert starts[0] == 0
-    assert starts[-1] < size <= starts[-1] + tile
-    steps = [b - a for a, b in itertools.pairwise(starts)]
-    assert all(0 < step <= tile for step in steps)
-    assert all(step % stride == 0 for step in steps if tile >= stride)
-    assert len(starts) == 1 or starts[-2] + tile < size
-
-
-@pytest.mark.parametrize(
-    ("size", "starts"), [(388, [0]), (389, [0, 384]), (772, [0, 384]), (773, [0, 384, 768]), (1, [0])]
-)
-def test_tiles_of_the_paper_stand_384_pixels_apart(size: int, starts: list[int]) -> None:
-    assert tile_starts(size, 388, 16) == starts
 
 
 @settings(deadline=None, max_examples=50)
@@ -309,7 +215,8 @@ def test_every_voxel_gets_its_own_output(data: st.DataObject) -> None:
     several = st.tuples(*[st.integers(1, 6)] * rank)
     shape, tile, margin = data.draw(st.tuples(*[st.integers(1, 14)] * rank)), data.draw(several), data.draw(several)
     patch = tuple(t + 2 * m for t, m in zip(tile, margin, strict=True))
-    grid = TileGrid.over(shape, patch, margin, data.draw(several))
+    sides = zip(shape, patch, margin, data.draw(several), strict=True)
+    grid = [tile_spans(*side) for side in sides]
     image = torch.arange(2 * math.prod(shape), dtype=torch.float32).reshape(2, *shape)
 
     def middle(patches: Tensor) -> Tensor:
@@ -319,7 +226,9 @@ def test_every_voxel_gets_its_own_output(data: st.DataObject) -> None:
         where = (slice(None), slice(None), *cut)
         return patches[where]
 
-    assert torch.equal(overlap_tile(image, middle, grid, batch_size=data.draw(st.integers(1, 5))), image)
+    axis = data.draw(st.integers(0, rank - 1))
+    parts = stream_logits(HeldImage(image), middle, grid, axis, batch_size=data.draw(st.integers(1, 5)))
+    assert torch.equal(torch.cat([part.clone() for part in parts], dim=axis + 1), image)
 
 
 @VALID
@@ -347,8 +256,9 @@ def test_tiles_that_are_no_whole_strides_are_pooled_on_one_grid_all_the_same() -
     """As in the paper, where 388 is no multiple of 16; with four levels the stride is 8."""
     options, network = valid_network(2, (3, 4, 4, 4))
     image, patch = torch.randn(2, 41, 30), (108, 100)
-    assert TileGrid.over((41, 30), patch, options.margin, options.stride).starts == ((0, 16, 32), (0, 8, 16, 24))
-    logits = network_logits(image, network.interior, patch, overlap=0.5, batch_size=1, mirror_axes=(), network=options)
+    windows = Way(patch, network=options).windows((41, 30))
+    assert [[span.first for span in axis] for axis in windows] == [[0, 16, 32], [0, 8, 16, 24]]
+    logits = network_logits(image, network.interior, Way(patch, network=options))
     same(logits, network(image[None])[0])
 
 
@@ -359,7 +269,7 @@ def test_mirrored_views_of_tiles_are_those_of_one_tile(shape: tuple[int, ...], p
     needed = [n + 2 * m for n, m in zip(shape, options.margin, strict=True)]
     whole = tuple(p + s * max(0, math.ceil((n - p) / s)) for n, p, s in zip(needed, patch, options.stride, strict=True))
     image = torch.randn(2, *shape)
-    assert len(TileGrid.over(shape, whole, options.margin, options.stride)) == 1
+    assert [len(axis) for axis in Way(whole, network=options).windows(shape)] == [1] * len(shape)
     averaged = tiled(image, patch, mirror_axes=axes)
     same(averaged, tiled(image, whole, mirror_axes=axes))
     assert not torch.allclose(averaged, tiled(image, patch), atol=1e-3)
@@ -377,12 +287,77 @@ def test_a_flat_network_with_a_margin_goes_through_a_volume_slice_by_slice() -> 
 def test_without_a_margin_the_network_changes_nothing() -> None:
     image, network = torch.randn(2, 20, 18), convolution(2)
     options = UNetConfig(dims=2)
-    plain = network_logits(image, network, (8, 8), overlap=0.5, batch_size=3, mirror_axes=())
-    told = network_logits(image, network, (8, 8), overlap=0.5, batch_size=3, mirror_axes=(), network=options)
+    plain = network_logits(image, network, Way((8, 8), 0.5, 3))
+    told = network_logits(image, network, Way((8, 8), 0.5, 3, network=options))
     assert torch.equal(told, plain)
 
 
 def test_a_window_that_is_all_margin_is_refused() -> None:
-    with pytest.raises(DataError, match=r"\(40, 44\) is all margin: the network needs \(20, 20\)") as caught:
+    with pytest.raises(DataError, match="A window of 40 is all margin: the network needs 20 voxels") as caught:
         tiled(torch.zeros(2, 30, 30), (40, 44))
     assert "patch_size" in caught.value.hint
+
+
+# streams
+
+
+def collected(parts: Iterator[Tensor], axis: int) -> Tensor:
+    return torch.cat([part.clone() for part in parts], dim=axis + 1)
+
+
+@CASES
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.8])
+def test_the_stream_is_the_plain_method_along_every_axis(
+    shape: tuple[int, ...], patch: tuple[int, ...], overlap: float
+) -> None:
+    image, network, way = torch.randn(2, *shape), convolution(len(shape), 5), Way(patch, overlap, 2)
+    expected = plain(image, network, patch, overlap)
+    for axis in range(len(shape)):
+        found = collected(way.rows(HeldImage(image), network, axis), axis)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def plain(image: Tensor, forward: Forward, patch: tuple[int, ...], overlap: float) -> Tensor:
+    """With buffers for the logits and for the weights of the whole volume."""
+    shape = tuple(image.shape[1:])
+    padded = [max(n, p) for n, p in zip(shape, patch, strict=True)]
+    inside = [slice((big - n) // 2, (big - n) // 2 + n) for n, big in zip(shape, padded, strict=True)]
+    whole = torch.zeros(2, *padded)
+    whole[(slice(None), *inside)] = image
+    total, count = torch.zeros(3, *padded), torch.zeros(padded)
+    weight = outer([gaussian_weights(p) for p in patch])
+    starts = (window_starts(n, p, overlap) for n, p in zip(padded, patch, strict=True))
+    for corner in itertools.product(*starts):
+        box = tuple(slice(a, a + p) for a, p in zip(corner, patch, strict=True))
+        total[(slice(None), *box)] += weight * forward(whole[(slice(None), *box)][None])[0]
+        count[box] += weight
+    return (total / count)[(slice(None), *inside)]
+
+
+def test_memory_does_not_grow_with_the_length() -> None:
+    way = Way((8, 8, 8))
+    assert way.held((20, 20, 64), 2) == way.held((20, 20, 640), 2) == 20 * 20 * 8
+    assert best_axis([way], (20, 20, 64)) == 2
+    assert best_axis([way], (64, 20, 20)) == 0
+    assert best_axis([Way((8, 8))], (64, 64, 50)) == 2  # a flat network: slice by slice
+
+
+def test_rows_are_read_once_and_in_order() -> None:
+    asked: list[tuple[int, int]] = []
+
+    class Watched(HeldImage):
+        def rows(self, axis: int, low: int, high: int) -> Tensor:
+            asked.append((low, high))
+            return super().rows(axis, low, high)
+
+    list(Way((8, 8), 0.5).rows(Watched(torch.zeros(1, 20, 30)), lambda x: x, 1))
+    assert asked == [(0, 8), (4, 12), (7, 15), (11, 19), (15, 23), (18, 26), (22, 30)]
+
+
+def test_an_ensemble_is_the_mean_whatever_the_windows_of_its_members() -> None:
+    image, network = torch.randn(2, 20, 31), convolution(2, 5)
+    ways = [Way((8, 8)), Way((12, 10), 0.3), Way((20, 31))]
+    expected = torch.stack([network_logits(image, network, way) for way in ways]).mean(0)
+    for axis in (0, 1):
+        found = mean_rows([way.rows(HeldImage(image), network, axis) for way in ways], axis)
+        torch.testing.assert_close(collected(found, axis), expected)

@@ -1,0 +1,86 @@
+"""A network over an image: its windows, its mirrored views, and slices where it is flat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medunet.config.network_options import NetworkOptions
+from medunet.sliding_window.spans import Spans, tile_spans, weighted_spans
+from medunet.sliding_window.stream import Forward, HeldImage, Image, stream_logits, with_mirrors
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a network goes over an image.
+
+    Attributes:
+        patch: window size; one axis fewer than the image means slice by slice along the last axis.
+        overlap: share of the patch that neighbours have in common; means nothing where the network has a margin.
+        batch_size: windows at a time.
+        mirror_axes: average over all mirrored views of these axes; none: one view.
+        network: its options, for margin and stride; none: no margin.
+    """
+
+    patch: tuple[int, ...]
+    overlap: float = 0.5
+    batch_size: int = 1
+    mirror_axes: tuple[int, ...] = ()
+    network: NetworkOptions | None = None
+
+    def windows(self, shape: Sequence[int]) -> tuple[Spans, ...]:
+        """The windows along each axis of an image of `shape`.
+
+        Raises:
+            DataError: the patch is all margin.
+        """
+        flat = len(shape) - len(self.patch)
+        margin, stride = ((0,), (1,)) if self.network is None else (self.network.margin, self.network.stride)
+        patch = (*self.patch, *(1,) * flat)
+        if not any(margin):
+            return tuple(weighted_spans(n, p, self.overlap) for n, p in zip(shape, patch, strict=True))
+        sides = zip(shape, patch, (*margin, *(0,) * flat), (*stride, *(1,) * flat), strict=True)
+        return tuple(tile_spans(*side) for side in sides)
+
+    def rows(self, image: Image, forward: Forward, axis: int) -> Iterator[Tensor]:
+        """Logits of the rows of an image along `axis`; see `stream_logits`."""
+        forward = with_mirrors(forward, self.mirror_axes)
+        if len(image.shape) > len(self.patch):
+            forward = _slicewise(forward)
+        return stream_logits(image, forward, self.windows(image.shape), axis, batch_size=self.batch_size)
+
+    def held(self, shape: Sequence[int], axis: int) -> int:
+        """Voxels whose logits are held at a time if the stream goes along `axis`."""
+        depth = max(span.stop - span.first for span in self.windows(shape)[axis])
+        return depth * int(torch.Size(shape).numel()) // shape[axis]
+
+
+def best_axis(ways: Sequence[Way], shape: Sequence[int]) -> int:
+    """The axis along which the fewest logits are held: the longest, measured in windows."""
+    return min(range(len(shape)), key=lambda axis: sum(way.held(shape, axis) for way in ways))
+
+
+def network_logits(array: Tensor, forward: Forward, way: Way) -> Tensor:
+    """Logits (C_out, *S) of an image (C_in, *S) float32, all of them at once."""
+    image = HeldImage(array)
+    axis = best_axis([way], image.shape)
+    result: Tensor | None = None
+    done = 0
+    for rows in way.rows(image, forward, axis):
+        if result is None:
+            result = torch.empty((len(rows), *image.shape), device=array.device)
+        result.narrow(axis + 1, done, rows.shape[axis + 1]).copy_(rows)
+        done += rows.shape[axis + 1]
+    if result is None:
+        raise ValueError("An image has at least one row.")
+    return result
+
+
+def _slicewise(forward: Forward) -> Forward:
+    def run(patches: Tensor) -> Tensor:
+        return forward(patches.squeeze(-1)).unsqueeze(-1)
+
+    return run
