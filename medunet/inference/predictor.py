@@ -30,7 +30,8 @@ from medunet.model import Model, ModelSpec, load_model
 from medunet.postprocess import postprocess
 from medunet.sliding_window.network import Way, best_axis
 from medunet.sliding_window.stream import mean_rows
-from medunet.transforms.preprocess import LabelRows, PreparedImage, ProbabilityRows
+from medunet.transforms.preprocess import PreparedImage
+from medunet.transforms.restore import LabelRows, ProbabilityRows, RestoredRows, empty_labels, empty_probabilities
 
 logger = logging.getLogger("medunet")
 
@@ -135,17 +136,18 @@ class Predictor:
         image = PreparedImage(volume, self.spec.preprocess)
         ways = [self._way(spec) for spec, _ in self._networks]
         axis = best_axis(ways, image.shape)
-        segmented = LabelRows(image.record, self.labels, axis)
-        kept = ProbabilityRows(image.record, self.labels, axis) if probabilities else None
+        indices = empty_labels(image.record, self.labels)
+        sinks: list[RestoredRows] = [LabelRows(indices, image.record, self.labels, axis, None)]
+        kept = empty_probabilities(image.record, self.labels) if probabilities else None
+        if kept is not None:
+            sinks.append(ProbabilityRows(kept, image.record, self.labels, axis, None))
         streams = [way.rows(image, engine, axis) for way, (_, engine) in zip(ways, self._networks, strict=True)]
         for logits in mean_rows(streams, axis):
-            segmented.add(logits)
-            if kept is not None:
-                kept.add(logits)
+            for sink in sinks:
+                sink.add(logits)
         voxel_ml = volume.geometry.voxel_volume_ml
-        indices = postprocess(segmented.result, self.spec.postprocess, self.labels, voxel_ml)
-        found = None if kept is None else kept.result
-        return Prediction(indices, volume.geometry, self.labels, volume.source, found)
+        indices = postprocess(indices, self.spec.postprocess, self.labels, voxel_ml)
+        return Prediction(indices, volume.geometry, self.labels, volume.source, kept)
 
     def _way(self, spec: ModelSpec) -> Way:
         inference = spec.inference

@@ -31,7 +31,7 @@ from medunet.training.cache import CachedCase
 from medunet.training.parts import Parts
 from medunet.training.patches import PatchDataset
 from medunet.training.step import truth_of
-from medunet.transforms.preprocess import restore
+from medunet.transforms.restore import restore
 
 _LOSS_PATCHES = 64
 

@@ -4,8 +4,8 @@
     logits on S > native spacing > labels > uncrop > original orientation
 
 What was done stands in the `Record` and is undone by it. The chain is deterministic and sees the voxels in one order,
-so the same patient stored as RAS, LPS or ASR gives bit-identical arrays. Both ways go a few rows at a time, so that a
-volume is never held in float32, and logits never on the original grid.
+so the same patient stored as RAS, LPS or ASR gives bit-identical arrays. It goes a few rows at a time, so that a volume
+is never held in float32. The way back is `transforms.restore`.
 """
 
 from __future__ import annotations
@@ -25,16 +25,8 @@ from medunet.config.schema import Intensity, PreprocessConfig
 from medunet.errors import DataError
 from medunet.geometry import Geometry, Reorientation, bounding_box
 from medunet.io.volume import Volume
-from medunet.labels import LabelMap
 from medunet.transforms.intensity import Change, fitted
-from medunet.transforms.resample import (
-    LinearRows,
-    resample,
-    resample_argmax,
-    resample_labels,
-    resample_nested,
-    resample_rows,
-)
+from medunet.transforms.resample import along_lines, lines_over, resample_labels
 
 PREPROCESS_VERSION = 1
 """Goes into the cache key; raise it when the chain gives other numbers."""
@@ -42,8 +34,6 @@ PREPROCESS_VERSION = 1
 _SAME_SPACING = 1.04e-3  # 0.1 %, moved off the round number so that header rounding does not decide a tie
 _READ = 1 << 24
 """Voxels of the volume, per channel, that are resampled at a time: 64 MB in float32."""
-_WRITE = 1 << 24
-"""Numbers that are interpolated at a time on the way back."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +114,7 @@ class PreparedImage:
         change = _orientation(volume.geometry, config.orientation)
         oriented = change.view(volume.array)
         start, shape = _crop_box(oriented, config)
-        self._native = oriented[_box((0, *start), (len(oriented), *shape))]
+        self._native = oriented[box_of((0, *start), (len(oriented), *shape))]
         self._kind = config.interpolation
         cropped = volume.geometry.reoriented(change).cropped(start, shape)
         self.shape = network_shape(cropped, config)
@@ -154,15 +144,11 @@ class PreparedImage:
         return result
 
     def _computed(self, axis: int, first: int, stop: int) -> Tensor:
+        lines = list(lines_over(self.record.crop_shape, self.shape, self._kind))
+        low, high, lines[axis] = lines[axis].part(first, stop)
+        box = (slice(None),) * axis + (slice(low, high),)
         channels = zip(self._native, self._changes, strict=True)
-        return torch.stack(
-            [
-                resample_rows(
-                    partial(_changed, native, change, axis), native.shape, self.shape, self._kind, axis, first, stop
-                )
-                for native, change in channels
-            ]
-        )
+        return torch.stack([along_lines(_changed(native[box], change), lines) for native, change in channels])
 
 
 def _parts(channel: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
@@ -172,10 +158,9 @@ def _parts(channel: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
         yield np.require(plane, np.float32, ["C"])
 
 
-def _changed(channel: NDArray[Any], change: Change, axis: int, low: int, high: int) -> Tensor:
-    """Rows of a channel with its intensities changed."""
-    box = (slice(None),) * axis + (slice(low, high),)
-    return torch.from_numpy(np.ascontiguousarray(change(np.require(channel[box], np.float32, ["C", "W", "O"]))))
+def _changed(values: NDArray[Any], change: Change) -> Tensor:
+    """Part of a channel with its intensities changed."""
+    return torch.from_numpy(np.ascontiguousarray(change(np.require(values, np.float32, ["C", "W", "O"]))))
 
 
 def preprocess(volume: Volume, config: PreprocessConfig) -> tuple[NDArray[np.float32], Record]:
@@ -203,90 +188,9 @@ def preprocess_labels(indices: NDArray[np.generic], record: Record) -> NDArray[n
         record: of the image.
     """
     array = record.change.apply(indices)
-    array = array[_box(record.crop_start, record.crop_shape)]
+    array = array[box_of(record.crop_start, record.crop_shape)]
     labels = torch.from_numpy(np.ascontiguousarray(array).astype(np.int32))
     return resample_labels(labels, record.network.shape).numpy().astype(indices.dtype)
-
-
-class LabelRows:
-    """Labels on the original grid, from rows of logits on the network's grid as the sliding window leaves them.
-
-    Logits are interpolated linearly before a label is chosen, as nnU-Net does: the one with the largest, or, of nested
-    structures, the innermost one whose logit is above 0 (see `resample_nested`). Outside the crop is background.
-
-    Args:
-        record: of the image.
-        labels: what the channels mean.
-        axis: spatial axis of the network's grid along which the rows come.
-
-    Attributes:
-        result: indices (*spatial), whole when all rows have come.
-    """
-
-    def __init__(self, record: Record, labels: LabelMap, axis: int) -> None:
-        self.result: NDArray[np.generic] = np.zeros(record.original.shape, labels.index_dtype)
-        self._target = np.moveaxis(record.change.view(self.result)[_box(record.crop_start, record.crop_shape)], axis, 0)
-        self._rows = LinearRows(record.network.shape[axis], record.crop_shape[axis])
-        self._labels, self._axis = labels, axis
-
-    def add(self, logits: Tensor) -> None:
-        """The next rows: (labels.outputs, *S), of which a part along the axis."""
-        rows = logits.movedim(self._axis + 1, 1)
-        plane = self._target.shape[1:]
-        for first, part in self._rows(rows, _most(rows, plane)):
-            self._target[first : first + part.shape[1]] = self._chosen(part, (part.shape[1], *plane)).numpy()
-
-    def _chosen(self, logits: Tensor, shape: Sequence[int]) -> Tensor:
-        dtype = torch.int32 if self.result.dtype.itemsize > 1 else torch.uint8
-        if self._labels.nested:
-            return resample_nested(logits, shape, self._labels.levels, self._labels.membership, dtype)
-        return resample_argmax(logits, shape, dtype)
-
-
-class ProbabilityRows:
-    """Probabilities (C, *spatial) on the original grid, from rows of logits on the network's grid.
-
-    By softmax, background first, which has 1 outside the crop; of nested structures by sigmoid, one channel per
-    structure, 0 outside the crop. Arguments and attributes are those of `LabelRows`.
-    """
-
-    def __init__(self, record: Record, labels: LabelMap, axis: int) -> None:
-        self.result: NDArray[np.float32] = np.zeros((labels.outputs, *record.original.shape), np.float32)
-        if not labels.nested:
-            self.result[0] = 1
-        crop = record.change.view(self.result)[(slice(None), *_box(record.crop_start, record.crop_shape))]
-        self._target = np.moveaxis(crop, axis + 1, 1)
-        self._rows = LinearRows(record.network.shape[axis], record.crop_shape[axis])
-        self._nested, self._axis = labels.nested, axis
-
-    def add(self, logits: Tensor) -> None:
-        """The next rows: (labels.outputs, *S), of which a part along the axis."""
-        rows = logits.movedim(self._axis + 1, 1)
-        probabilities = rows.sigmoid() if self._nested else rows.softmax(0)
-        plane = self._target.shape[2:]
-        for first, part in self._rows(probabilities, _most(rows, plane)):
-            for target, channel in zip(self._target, part, strict=True):
-                native = resample(channel.contiguous(), (len(channel), *plane), "linear")
-                target[first : first + len(native)] = native.cpu().numpy()
-
-
-def _most(rows: Tensor, plane: Sequence[int]) -> int:
-    """Rows to interpolate at a time."""
-    return max(1, _WRITE // max(rows[:, 0].numel(), math.prod(plane)))
-
-
-def restore(logits: Tensor, record: Record, labels: LabelMap) -> NDArray[np.generic]:
-    """Label indices (*spatial) on the original grid from all logits (C, *S) on the network's grid; see `LabelRows`."""
-    rows = LabelRows(record, labels, 0)
-    rows.add(logits)
-    return rows.result
-
-
-def restore_probabilities(logits: Tensor, record: Record, labels: LabelMap) -> NDArray[np.float32]:
-    """Probabilities (C, *spatial) from all logits (C, *S) on the network's grid; see `ProbabilityRows`."""
-    rows = ProbabilityRows(record, labels, 0)
-    rows.add(logits)
-    return rows.result
 
 
 def network_shape(geometry: Geometry, config: PreprocessConfig) -> tuple[int, ...]:
@@ -314,7 +218,8 @@ def _orientation(geometry: Geometry, axcodes: str) -> Reorientation:
     return geometry.reorientation(axcodes)
 
 
-def _box(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+def box_of(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+    """A box by its first voxel and size."""
     return tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
 
 

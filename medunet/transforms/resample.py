@@ -8,7 +8,9 @@ The cubic kernel is Keys' (1981, a = -1/2, Catmull-Rom). Knows nothing of geomet
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -44,54 +46,52 @@ def taps(size: int, target: int, kind: Kind) -> Iterator[tuple[Tensor, Tensor]]:
         yield (base.long() + offset).clamp(0, size - 1), weight.float()
 
 
+@dataclass(frozen=True)
+class Line:
+    """How the samples along one axis become others: weighted sums of picked ones; without pairs they stay.
+
+    Attributes:
+        pairs: source indices and weights, (target,) each; what they give is added up.
+        growth: samples of the whole result over those of the whole source.
+    """
+
+    pairs: tuple[tuple[Tensor, Tensor], ...]
+    growth: float = 1.0
+
+    @classmethod
+    def over(cls, size: int, target: int, kind: Kind) -> Line:
+        """From `size` samples to `target`."""
+        return cls((), 1.0) if size == target else cls(tuple(taps(size, target, kind)), target / size)
+
+    def part(self, first: int, stop: int) -> tuple[int, int, Line]:
+        """First and last but one of the sources that targets `first` to `stop` need, and the line between the two."""
+        if not self.pairs:
+            return first, stop, self
+        picked = [(index[first:stop], weight[first:stop]) for index, weight in self.pairs]
+        low = min(int(index.min()) for index, _ in picked)
+        high = max(int(index.max()) for index, _ in picked) + 1
+        return low, high, Line(tuple((index - low, weight) for index, weight in picked), self.growth)
+
+
+def lines_over(sizes: Sequence[int], shape: Sequence[int], kind: Kind) -> tuple[Line, ...]:
+    """A line per axis."""
+    return tuple(Line.over(size, int(target), kind) for size, target in zip(sizes, shape, strict=True))
+
+
 def resample(array: Tensor, shape: Sequence[int], kind: Kind) -> Tensor:
-    """Interpolate the last `len(shape)` axes of a float array (..., *spatial) to `shape`.
+    """Interpolate the last `len(shape)` axes of a float array (..., *spatial) to `shape`."""
+    return along_lines(array, lines_over(array.shape[array.ndim - len(shape) :], shape, kind))
+
+
+def along_lines(array: Tensor, lines: Sequence[Line]) -> Tensor:
+    """Interpolate the last `len(lines)` axes of a float array (..., *spatial).
 
     Axes that shrink go first, so that later ones have less to do. An axis that keeps its size is untouched.
     """
-    lead = array.ndim - len(shape)
-    sizes = array.shape[lead:]
-    for axis in _order(sizes, shape):
-        array = _along(array, lead + axis, list(taps(sizes[axis], int(shape[axis]), kind)))
+    lead = array.ndim - len(lines)
+    for axis in sorted(range(len(lines)), key=lambda axis: lines[axis].growth):
+        array = _along(array, lead + axis, lines[axis].pairs)
     return array
-
-
-def resample_rows(
-    read: Callable[[int, int], Tensor],
-    sizes: Sequence[int],
-    shape: Sequence[int],
-    kind: Kind,
-    axis: int,
-    first: int,
-    stop: int,
-) -> Tensor:
-    """Rows `first` to `stop` along `axis` of what `resample` makes of a whole array, bit for bit.
-
-    Args:
-        read: gives (*sizes) float32, of which only the rows from one number to another along `axis`.
-        sizes: of the whole array.
-        shape: of the whole result.
-        kind: of interpolation.
-        axis: that of the rows.
-        first, stop: the rows that are wanted.
-    """
-    if sizes[axis] == shape[axis]:
-        array, known = read(first, stop), []
-    else:
-        known = [(index[first:stop], weight[first:stop]) for index, weight in taps(sizes[axis], shape[axis], kind)]
-        low = min(int(index.min()) for index, _ in known)
-        array = read(low, max(int(index.max()) for index, _ in known) + 1)
-        known = [(index - low, weight) for index, weight in known]
-    for number in _order(sizes, shape):
-        pairs = known if number == axis else list(taps(sizes[number], int(shape[number]), kind))
-        array = _along(array, number, pairs)
-    return array
-
-
-def _order(sizes: Sequence[int], shape: Sequence[int]) -> list[int]:
-    """The axes that change, those that shrink most first."""
-    axes = [axis for axis in range(len(shape)) if sizes[axis] != shape[axis]]
-    return sorted(axes, key=lambda axis: shape[axis] / sizes[axis])
 
 
 def _along(array: Tensor, axis: int, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -117,8 +117,7 @@ class LinearRows:
     """
 
     def __init__(self, size: int, target: int) -> None:
-        (self._low, self._low_weight), (self._high, self._high_weight) = taps(size, target, "linear")
-        self._same = size == target
+        self._line = Line.over(size, target, "linear")
         self._target = target
         self._come = self._done = 0
         self._kept: Tensor | None = None
@@ -126,29 +125,25 @@ class LinearRows:
     def __call__(self, rows: Tensor, most: int) -> Iterator[tuple[int, Tensor]]:
         """Give what follows from the next rows (C, n, ...), at most `most` rows at a time, with the first's number."""
         before, self._come = self._come, self._come + rows.shape[1]
-        if self._same:
-            for first in range(0, rows.shape[1], most):
-                yield before + first, rows[:, first : first + most]
-            return
-        ready = int(torch.searchsorted(self._high, self._come))
-        while self._done < ready:
-            stop = min(self._done + most, ready)
-            low, high = (index[self._done : stop] for index in (self._low, self._high))
-            begin, end = int(low[0]), int(high[-1]) + 1
-            held = self._between(rows, before, begin, end)
-            weights = [weight[self._done : stop] for weight in (self._low_weight, self._high_weight)]
-            yield self._done, _along(held, 1, [(low - begin, weights[0]), (high - begin, weights[1])])
-            self._done = stop
-        if ready < self._target:
-            self._kept = self._between(rows, before, int(self._low[ready]), self._come).clone()
+        ready = self._come
+        if self._line.pairs:
+            ready = int(torch.searchsorted(self._line.pairs[1][0], self._come))  # by the farther of the two
+        for first in range(self._done, ready, most):
+            stop = min(first + most, ready)
+            low, high, line = self._line.part(first, stop)
+            yield first, _along(self._between(rows, before, low, high), 1, line.pairs)
+        self._done = ready
+        if self._line.pairs and ready < self._target:
+            low, _, _ = self._line.part(ready, ready + 1)
+            self._kept = self._between(rows, before, low, self._come).clone()
 
-    def _between(self, rows: Tensor, before: int, begin: int, end: int) -> Tensor:
-        """Rows from one number to another, of those that just came and those that were kept."""
-        fresh = rows[:, max(0, begin - before) : end - before]
-        if begin >= before or self._kept is None:
+    def _between(self, rows: Tensor, before: int, low: int, high: int) -> Tensor:
+        """Rows `low` to `high`, of those that just came, from number `before` on, and of those that were kept."""
+        fresh = rows[:, max(0, low - before) : high - before]
+        if low >= before or self._kept is None:
             return fresh
         first = before - self._kept.shape[1]
-        return torch.cat([self._kept[:, begin - first : end - first], fresh], dim=1)
+        return torch.cat([self._kept[:, low - first : high - first], fresh], dim=1)
 
 
 def resample_labels(labels: Tensor, shape: Sequence[int]) -> Tensor:
@@ -172,30 +167,33 @@ def _keep_largest(value: Tensor, index: int, best: Tensor, result: Tensor) -> No
     torch.maximum(best, value, out=best)
 
 
-def resample_argmax(logits: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.uint8) -> Tensor:
-    """Interpolate logits (C, *spatial) linearly to `shape` and take the largest, one channel at a time.
+def resample_argmax(logits: Tensor, lines: Sequence[Line], dtype: torch.dtype = torch.uint8) -> Tensor:
+    """Interpolate logits (C, *spatial) and take the largest, one channel at a time.
 
-    Equal to `resample(logits, shape, "linear").argmax(0)`, without the (C, *shape) array.
+    Equal to `along_lines(logits, lines).argmax(0)`, without the array of all channels.
 
     Returns:
         Indices (*shape) of `dtype` on the CPU.
     """
-    result = torch.zeros(tuple(shape), dtype=dtype, device=logits.device)
-    for part, block in _blocks(logits, shape, result):
-        best = _channel(block, 0, part.shape).clone()
-        for index in range(1, len(block)):
-            _keep_largest(_channel(block, index, part.shape), index, best, part)
-    return result.cpu()
+    return _by_blocks(logits, lines, dtype, _largest)
+
+
+def _largest(block: Tensor, lines: Sequence[Line], dtype: torch.dtype) -> Tensor:
+    best = _channel(block, 0, lines).clone()
+    result = torch.zeros(best.shape, dtype=dtype, device=best.device)
+    for index in range(1, len(block)):
+        _keep_largest(_channel(block, index, lines), index, best, result)
+    return result
 
 
 def resample_nested(
     logits: Tensor,
-    shape: Sequence[int],
+    lines: Sequence[Line],
     levels: Sequence[Sequence[int]],
     membership: NDArray[np.bool_],
     dtype: torch.dtype = torch.uint8,
 ) -> Tensor:
-    """Interpolate logits (C, *spatial) of nested structures linearly to `shape`, and paint outer ones first.
+    """Interpolate logits (C, *spatial) of nested structures, and paint outer ones first.
 
     A structure is where its logit is above 0 (probability above 1/2). It is painted over the background and over what
     lies around it, whatever the logit of that, as nnU-Net's regions are; over anything else, which lies beside it,
@@ -204,7 +202,7 @@ def resample_nested(
 
     Args:
         logits: channel c belongs to index c + 1.
-        shape: target size.
+        lines: how, along each axis.
         levels: indices by how many others they lie in, outermost first.
         membership: (L, L), entry [i, j] tells whether i is j or lies around it.
         dtype: of the result.
@@ -212,21 +210,32 @@ def resample_nested(
     Returns:
         Indices (*shape) on the CPU, 0 where no structure is.
     """
-    result = torch.zeros(tuple(shape), dtype=dtype, device=logits.device)
-    for part, block in _blocks(logits, shape, result):
-        height = torch.zeros(part.shape, dtype=logits.dtype, device=logits.device)
-        for level in levels:
-            height = _painted(block, part, height, level, membership)
-    return result.cpu()
+    return _by_blocks(logits, lines, dtype, partial(_innermost, levels=levels, membership=membership))
+
+
+def _innermost(
+    block: Tensor,
+    lines: Sequence[Line],
+    dtype: torch.dtype,
+    *,
+    levels: Sequence[Sequence[int]],
+    membership: NDArray[np.bool_],
+) -> Tensor:
+    height = torch.zeros_like(_channel(block, 0, lines))
+    result = torch.zeros(height.shape, dtype=dtype, device=height.device)
+    for level in levels:
+        values = ((index, _channel(block, index - 1, lines)) for index in level)
+        height = _painted(values, result, height, membership)
+    return result
 
 
 def _painted(
-    block: Tensor, part: Tensor, height: Tensor, level: Sequence[int], membership: NDArray[np.bool_]
+    values: Iterable[tuple[int, Tensor]], part: Tensor, height: Tensor, membership: NDArray[np.bool_]
 ) -> Tensor:
     """Paint the structures of a level into `part`.
 
     Args:
-        block: (C, *spatial), see `resample_nested`.
+        values: indices and their interpolated logits.
         part: what the levels around have painted; changed.
         height: the logit of what is painted, 0 for the background.
         level, membership: see `resample_nested`.
@@ -235,25 +244,27 @@ def _painted(
         The height afterwards.
     """
     below, best = part.clone(), torch.zeros_like(height)
-    for index in level:
+    for index, value in values:
         bar = height.clone()
         for outer in np.flatnonzero(membership[:, index]).tolist():
             bar.masked_fill_(below == outer, 0)
-        value = _channel(block, index - 1, part.shape)
         _keep_largest(value.masked_fill(value <= bar, 0), index, best, part)
     return torch.where(best > 0, best, height)
 
 
-def _blocks(logits: Tensor, shape: Sequence[int], result: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Parts of the result and the logits they follow from: planes if the size stays, else the whole.
+_Choice = Callable[[Tensor, Sequence[Line], torch.dtype], Tensor]
+
+
+def _by_blocks(logits: Tensor, lines: Sequence[Line], dtype: torch.dtype, choose: _Choice) -> Tensor:
+    """Plane by plane if the sizes stay, else the whole at once.
 
     By planes it takes a tenth of the time: they fit into the processor's cache.
     """
-    if tuple(logits.shape[1:]) == tuple(shape):
-        yield from ((result[plane], logits[:, plane]) for plane in range(len(result)))
-    else:
-        yield result, logits
+    if any(line.pairs for line in lines):
+        return choose(logits, lines, dtype).cpu()
+    planes = [choose(logits[:, plane], lines[1:], dtype) for plane in range(logits.shape[1])]
+    return torch.stack(planes).cpu()
 
 
-def _channel(logits: Tensor, channel: int, shape: Sequence[int]) -> Tensor:
-    return resample(logits[channel].contiguous(), shape, "linear")
+def _channel(logits: Tensor, channel: int, lines: Sequence[Line]) -> Tensor:
+    return along_lines(logits[channel].contiguous(), lines)

@@ -18,14 +18,12 @@ from medunet.errors import DataError, GeometryError
 from medunet.geometry import Geometry
 from medunet.io.volume import Volume
 from medunet.labels import LabelMap
-from medunet.transforms.preprocess import (
+from medunet.transforms.preprocess import PreparedImage, Record, network_shape, preprocess, preprocess_labels
+from medunet.transforms.restore import (
     LabelRows,
-    PreparedImage,
     ProbabilityRows,
-    Record,
-    network_shape,
-    preprocess,
-    preprocess_labels,
+    empty_labels,
+    empty_probabilities,
     restore,
     restore_probabilities,
 )
@@ -419,14 +417,18 @@ def test_labels_from_pieces_are_those_from_the_whole(data: st.DataObject) -> Non
     crop = {"above": -900.0, "margin": 1}
     _, record = preprocess(stored_as(volume(), codes), config(spacing=spacing, crop=crop, intensity=NONE))
     logits = torch.randn(labels.outputs, *record.network.shape, generator=torch.Generator().manual_seed(0))
-    segmented, shares = LabelRows(record, labels, axis), ProbabilityRows(record, labels, axis)
+    segmented, shares = empty_labels(record, labels), empty_probabilities(record, labels)
+    sinks = (
+        LabelRows(segmented, record, labels, axis, None),
+        ProbabilityRows(shares, record, labels, axis, None),
+    )
     left = logits
     while left.shape[axis + 1]:
         step = data.draw(st.integers(1, left.shape[axis + 1]))
-        for rows in (segmented, shares):
-            rows.add(left.narrow(axis + 1, 0, step))
+        for sink in sinks:
+            sink.add(left.narrow(axis + 1, 0, step))
         left = left.narrow(axis + 1, step, left.shape[axis + 1] - step)
     expected = restore(logits, record, labels)
-    assert segmented.result.dtype == expected.dtype
-    assert np.mean(segmented.result == expected) > 0.999  # where two labels are as likely, rounding decides
-    np.testing.assert_allclose(shares.result, restore_probabilities(logits, record, labels), atol=1e-5)
+    assert segmented.dtype == expected.dtype
+    assert np.mean(segmented == expected) > 0.999  # where two labels are as likely, rounding decides
+    np.testing.assert_allclose(shares, restore_probabilities(logits, record, labels), atol=1e-5)

@@ -15,12 +15,14 @@ from torch import Tensor
 from medunet.labels import LabelMap
 from medunet.transforms.resample import (
     Kind,
+    Line,
     LinearRows,
+    along_lines,
+    lines_over,
     resample,
     resample_argmax,
     resample_labels,
     resample_nested,
-    resample_rows,
     taps,
 )
 
@@ -35,6 +37,10 @@ PAIRS = [
     ((4, 4, 4), (1, 1, 1)),
 ]
 SHAPES = pytest.mark.parametrize(("shape", "target"), PAIRS)
+
+
+def linear(array: Tensor, shape: Sequence[int]) -> tuple[Line, ...]:
+    return lines_over(array.shape[1:], shape, "linear")
 
 
 @settings(deadline=None)
@@ -170,7 +176,7 @@ def test_the_largest_of_the_interpolated_logits_wins(
     if memory == "channels last":
         logits = logits.movedim(0, -1).contiguous().movedim(-1, 0)
     for size in (target, shape):
-        result = resample_argmax(logits, size)
+        result = resample_argmax(logits, linear(logits, size))
         assert result.dtype == torch.uint8
         assert torch.equal(result.long(), resample(logits, size, "linear").argmax(0))
 
@@ -179,14 +185,14 @@ def test_the_largest_of_the_interpolated_logits_wins(
 def test_equal_logits_go_to_the_lowest_label(shape: tuple[int, ...], target: tuple[int, ...]) -> None:
     logits = torch.randn(1, *shape).repeat(3, *(1,) * len(shape))
     for size in (target, shape):
-        assert resample_argmax(logits, size).max() == 0
+        assert resample_argmax(logits, linear(logits, size)).max() == 0
 
 
 def test_more_than_256_labels_need_a_wider_type() -> None:
     logits = torch.zeros(300, 2, 2)
     logits[299] = 1
-    assert resample_argmax(logits, (3, 3), torch.int32).unique().tolist() == [299]
-    assert resample_argmax(logits, (2, 2), torch.int32).unique().tolist() == [299]
+    assert resample_argmax(logits, linear(logits, (3, 3)), torch.int32).unique().tolist() == [299]
+    assert resample_argmax(logits, linear(logits, (2, 2)), torch.int32).unique().tolist() == [299]
 
 
 FORESTS = [
@@ -226,7 +232,7 @@ def test_nested_structures_are_painted_by_the_rule(
     sets = [frozenset(label.values) for label in labels.labels]
     logits = torch.randn(len(structures), *shape)
     for size in (target, shape):
-        result = resample_nested(logits, size, labels.levels, labels.membership)
+        result = resample_nested(logits, linear(logits, size), labels.levels, labels.membership)
         assert result.dtype == torch.uint8
         columns = resample(logits, size, "linear").flatten(1).T.tolist()
         assert result.flatten().tolist() == [chosen(column, sets) for column in columns]
@@ -249,7 +255,7 @@ def test_of_structures_beside_each_other_the_larger_logit_is_painted(
 ) -> None:
     labels = nested_labels({"liver": [1, 2], "tumour": 2, "spleen": 3})
     logits = torch.tensor([liver, tumour, spleen]).reshape(3, 1, 1)
-    (index,) = resample_nested(logits, (1, 1), labels.levels, labels.membership).flatten().tolist()
+    (index,) = resample_nested(logits, linear(logits, (1, 1)), labels.levels, labels.membership).flatten().tolist()
     assert labels.names[index] == expected
 
 
@@ -260,7 +266,7 @@ def test_the_order_of_labels_decides_nothing() -> None:
     for order in (names, names[::-1]):
         labels = nested_labels({name: structures[name] for name in order})
         sorted_logits = logits[[names.index(name) for name in order]]
-        indices = resample_nested(sorted_logits, (20, 30), labels.levels, labels.membership)
+        indices = resample_nested(sorted_logits, linear(sorted_logits, (20, 30)), labels.levels, labels.membership)
         found.append([labels.names[index] for index in indices.flatten().tolist()])
     assert found[0] == found[1]
 
@@ -283,9 +289,9 @@ def test_labels_are_chosen_without_an_array_of_all_of_them(choose: str) -> None:
     logits = torch.randn(50, 4, 4, 4)
     with Watch():
         if choose == "argmax":
-            resample_argmax(logits, (16, 16, 16))
+            resample_argmax(logits, linear(logits, (16, 16, 16)))
         else:
-            resample_nested(logits, (16, 16, 16), [range(1, 20), range(20, 51)], np.eye(51, dtype=bool))
+            resample_nested(logits, linear(logits, (16, 16, 16)), [range(1, 20), range(20, 51)], np.eye(51, dtype=bool))
     assert largest <= 16**3
 
 
@@ -294,23 +300,17 @@ def test_labels_are_chosen_without_an_array_of_all_of_them(choose: str) -> None:
 
 @settings(deadline=None, max_examples=200)
 @given(st.data())
-def test_rows_are_those_of_the_whole_bit_for_bit(data: st.DataObject) -> None:
+def test_a_part_is_that_of_the_whole_bit_for_bit(data: st.DataObject) -> None:
     rank = data.draw(st.integers(1, 3))
     sizes, shape = (data.draw(st.tuples(*[SIZES] * rank)) for _ in range(2))
     axis, kind = data.draw(st.integers(0, rank - 1)), data.draw(st.sampled_from(KINDS))
     first = data.draw(st.integers(0, shape[axis] - 1))
     stop = data.draw(st.integers(first + 1, shape[axis]))
-    array = torch.rand(sizes)
-    asked: list[tuple[int, int]] = []
-
-    def read(low: int, high: int) -> Tensor:
-        asked.append((low, high))
-        return array.narrow(axis, low, high - low)
-
-    found = resample_rows(read, sizes, shape, kind, axis, first, stop)
-    assert torch.equal(found, resample(array, shape, kind).narrow(axis, first, stop - first))
-    ((low, high),) = asked
+    array, lines = torch.rand(sizes), list(lines_over(sizes, shape, kind))
+    low, high, lines[axis] = lines[axis].part(first, stop)
     assert 0 <= low < high <= sizes[axis]
+    found = along_lines(array.narrow(axis, low, high - low), lines)
+    assert torch.equal(found, resample(array, shape, kind).narrow(axis, first, stop - first))
 
 
 @settings(deadline=None, max_examples=200)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -20,7 +19,8 @@ from medunet.export.panels import draw_panels
 from medunet.labels import LabelMap
 from medunet.training.blocks import BlockedArray
 from medunet.training.cache import IMAGE, KNOWN, LABEL, CachedCase
-from medunet.transforms.resample import resample_argmax, resample_nested
+from medunet.transforms.resample import Line
+from medunet.transforms.restore import label_indices
 
 
 class Slices:
@@ -122,10 +122,4 @@ class _Plane:
 
 def _indices(logits: Tensor, labels: LabelMap) -> NDArray[np.generic]:
     """Of the labels that logits (C, *S) mean, as prediction takes them."""
-    kind = torch.int32 if labels.index_dtype.itemsize > 1 else torch.uint8
-    if labels.nested:
-        found = resample_nested(logits, logits.shape[1:], labels.levels, labels.membership, kind)
-    else:
-        found = resample_argmax(logits, logits.shape[1:], kind)
-    indices: NDArray[np.generic] = found.numpy()
-    return indices
+    return label_indices(logits, [Line(())] * (logits.ndim - 1), labels)

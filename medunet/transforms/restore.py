@@ -1,0 +1,138 @@
+"""From logits on the network's grid to labels or probabilities on the original grid, a few rows at a time.
+
+Logits are interpolated linearly before a label is chosen, as nnU-Net does, which holds all of them on the original grid
+in float64; here no more than a few rows are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medunet.labels import LabelMap
+from medunet.transforms.preprocess import Record, box_of
+from medunet.transforms.resample import (
+    Line,
+    LinearRows,
+    along_lines,
+    lines_over,
+    resample_argmax,
+    resample_nested,
+)
+
+_AT_ONCE = 1 << 24
+"""Numbers that are interpolated at a time: 64 MB."""
+
+Side = tuple[int, int]
+"""First voxel and last but one along an axis."""
+
+
+def label_indices(logits: Tensor, lines: Sequence[Line], labels: LabelMap) -> NDArray[np.generic]:
+    """Indices from logits (C, *S) that are interpolated along `lines` first.
+
+    The label with the largest logit, or, of nested structures, the innermost one whose logit is above 0 (see
+    `resample_nested`).
+    """
+    dtype = torch.int32 if labels.index_dtype.itemsize > 1 else torch.uint8
+    if labels.nested:
+        found = resample_nested(logits, lines, labels.levels, labels.membership, dtype)
+    else:
+        found = resample_argmax(logits, lines, dtype)
+    return found.numpy().astype(labels.index_dtype, copy=False)
+
+
+class RestoredRows:
+    """An array on the original grid that is filled from rows of logits, as the sliding window leaves them.
+
+    Args:
+        record: of the image.
+        labels: what the channels mean.
+        axis: spatial axis of the network's grid along which the rows come.
+        tile: the part of the crop that is filled, per axis, all of it along `axis`; None: all of it.
+
+    Attributes:
+        needed: the part of the network's grid that the tile follows from.
+    """
+
+    def __init__(
+        self, result: NDArray[np.generic], record: Record, labels: LabelMap, axis: int, tile: Sequence[Side] | None
+    ) -> None:
+        self.labels = labels
+        self._axis = axis
+        tile = [(0, size) for size in record.crop_shape] if tile is None else tile
+        crop = record.change.view(result)[(..., *box_of(record.crop_start, record.crop_shape))]
+        part = crop[(..., *(slice(*side) for side in tile))]
+        self._target = np.moveaxis(part, part.ndim - len(tile) + axis, 0)
+        self._rows = LinearRows(record.network.shape[axis], record.crop_shape[axis])
+        lines = lines_over(record.network.shape, record.crop_shape, "linear")
+        parts = [line.part(*side) for line, side in zip(lines, tile, strict=True)]
+        self._lines = tuple(line for number, (_, _, line) in enumerate(parts) if number != axis)
+        self.needed = tuple(
+            (0, record.network.shape[axis]) if number == axis else (low, high)
+            for number, (low, high, _) in enumerate(parts)
+        )
+
+    def add(self, logits: Tensor) -> None:
+        """The next rows (C, *needed), of which a part along the axis."""
+        rows = logits.movedim(self._axis + 1, 1)
+        row = max(rows[:, :1].numel(), math.prod(self._target.shape[1:]))
+        for first, part in self._rows(rows, max(1, _AT_ONCE // row)):
+            self.fill(self._target[first : first + part.shape[1]], part, (Line(()), *self._lines))
+
+    def fill(self, target: NDArray[np.generic], logits: Tensor, lines: Sequence[Line]) -> None:
+        """Put what follows from logits (C, rows, *plane), interpolated along `lines`, to (rows, ..., *plane)."""
+        raise NotImplementedError
+
+
+class LabelRows(RestoredRows):
+    """Label indices (*spatial) of `labels.index_dtype`; what lies outside of the crop is left as it is."""
+
+    def fill(self, target: NDArray[np.generic], logits: Tensor, lines: Sequence[Line]) -> None:
+        """See the base."""
+        target[...] = label_indices(logits, lines, self.labels)
+
+
+class ProbabilityRows(RestoredRows):
+    """Probabilities (C, *spatial) float32: by softmax, background first; of nested structures by sigmoid.
+
+    They are those of the interpolated logits, so that the largest is that of the label that was chosen.
+    """
+
+    def fill(self, target: NDArray[np.generic], logits: Tensor, lines: Sequence[Line]) -> None:
+        """See the base."""
+        for number, row in enumerate(target):
+            native = torch.stack([along_lines(channel[number].contiguous(), lines[1:]) for channel in logits])
+            shares = native.sigmoid() if self.labels.nested else native.softmax(0)
+            row[...] = shares.cpu().numpy()
+
+
+def empty_labels(record: Record, labels: LabelMap) -> NDArray[np.generic]:
+    """Background (*spatial) on the original grid."""
+    return np.zeros(record.original.shape, labels.index_dtype)
+
+
+def empty_probabilities(record: Record, labels: LabelMap) -> NDArray[np.float32]:
+    """Probabilities (C, *spatial) of what lies outside of the crop: 1 for the background, 0 for all else."""
+    result = np.zeros((labels.outputs, *record.original.shape), np.float32)
+    if not labels.nested:
+        result[0] = 1
+    return result
+
+
+def restore(logits: Tensor, record: Record, labels: LabelMap) -> NDArray[np.generic]:
+    """Label indices (*spatial) on the original grid from all logits (C, *S) on the network's grid."""
+    result = empty_labels(record, labels)
+    LabelRows(result, record, labels, 0, None).add(logits)
+    return result
+
+
+def restore_probabilities(logits: Tensor, record: Record, labels: LabelMap) -> NDArray[np.float32]:
+    """Probabilities (C, *spatial) on the original grid from all logits (C, *S) on the network's grid."""
+    result = empty_probabilities(record, labels)
+    ProbabilityRows(result, record, labels, 0, None).add(logits)
+    return result
