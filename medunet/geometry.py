@@ -40,7 +40,8 @@ class Reorientation:
         lead = array.ndim - len(self.axes)
         moved = array.transpose(*range(lead), *(lead + axis for axis in self.axes))
         index = (slice(None),) * lead + tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
-        return moved[index]
+        result: NDArray[np.generic] = moved[index]
+        return result
 
     def apply(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
         """Reorder the last `len(axes)` axes of `array`; the result is C-contiguous."""

@@ -65,8 +65,9 @@ class RestoredRows:
         self.labels = labels
         self._axis = axis
         tile = [(0, size) for size in record.crop_shape] if tile is None else tile
-        crop = record.change.view(result)[(..., *box_of(record.crop_start, record.crop_shape))]
-        part = crop[(..., *(slice(*side) for side in tile))]
+        lead = (slice(None),) * (result.ndim - len(tile))
+        crop = record.change.view(result)[lead + box_of(record.crop_start, record.crop_shape)]
+        part = crop[lead + tuple(slice(*side) for side in tile)]
         self._target = np.moveaxis(part, part.ndim - len(tile) + axis, 0)
         self._rows = LinearRows(record.network.shape[axis], record.crop_shape[axis])
         lines = lines_over(record.network.shape, record.crop_shape, "linear")

@@ -1,4 +1,4 @@
-"""Peak memory is that of the last case, where the system tells."""
+"""Peak memory is that of the last case, where the system tells, and does not grow with the length of a volume."""
 
 from __future__ import annotations
 
@@ -31,3 +31,16 @@ def test_the_peak_is_measured_anew() -> None:
     before, peak, after = json.loads(done.stdout)
     assert peak - before > 0.9 * 8 * 8_000_000
     assert after < peak
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux resets the peak")
+def test_memory_does_not_grow_with_the_length_of_a_volume() -> None:
+    script, classes = Path(__file__).with_name("streamed_memory.py"), 60
+    peaks = {}
+    for length in (320, 640):
+        command = [sys.executable, str(script), str(length), str(classes)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks[length] = json.loads(done.stdout)
+    logits = 4 * classes * 64 * 64 * 640
+    assert abs(peaks[640] - peaks[320]) < logits / 20
+    assert peaks[640] < logits / 4
