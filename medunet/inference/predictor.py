@@ -137,10 +137,10 @@ class Predictor:
         ways = [self._way(spec) for spec, _ in self._networks]
         axis = best_axis(ways, image.shape)
         indices = empty_labels(image.record, self.labels)
-        sinks: list[RestoredRows] = [LabelRows(indices, image.record, self.labels, axis, None)]
+        sinks: list[RestoredRows] = [LabelRows(indices, image.record, self.labels, axis)]
         kept = empty_probabilities(image.record, self.labels) if probabilities else None
         if kept is not None:
-            sinks.append(ProbabilityRows(kept, image.record, self.labels, axis, None))
+            sinks.append(ProbabilityRows(kept, image.record, self.labels, axis))
         streams = [way.rows(image, engine, axis) for way, (_, engine) in zip(ways, self._networks, strict=True)]
         for logits in mean_rows(streams, axis):
             for sink in sinks:

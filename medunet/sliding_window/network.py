@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -55,7 +56,7 @@ class Way:
     def held(self, shape: Sequence[int], axis: int) -> int:
         """Voxels whose logits are held at a time if the stream goes along `axis`."""
         depth = max(span.stop - span.first for span in self.windows(shape)[axis])
-        return depth * int(torch.Size(shape).numel()) // shape[axis]
+        return depth * math.prod(shape) // shape[axis]
 
 
 def best_axis(ways: Sequence[Way], shape: Sequence[int]) -> int:

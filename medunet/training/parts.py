@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -257,7 +258,7 @@ def out_of_memory(config: Config, device: torch.device, processes: int = 1) -> D
     if own > 1:
         advice.append(f"--set train.batch_size={own // 2 * processes}")
     smaller = config.network.nearest_patch(tuple(n * 4 // 5 for n in train.patch_size), own)
-    if smaller < train.patch_size:
+    if math.prod(smaller) < math.prod(train.patch_size):
         advice.append(f"--set train.patch_size='{in_brackets(smaller)}'")
     advice.append("a smaller network")
     return DeviceError(

@@ -82,8 +82,7 @@ def _counts(parts: Iterator[Values]) -> tuple[NDArray[np.float64], NDArray[np.in
     counts = np.zeros(1 << 17, np.int64)
     middle = len(counts) // 2
     for part in parts:
-        whole = part.astype(np.int32)
-        if not np.array_equal(whole, part) or np.abs(whole).max(initial=0) >= middle:
+        if np.abs(part).max(initial=0) >= middle or not np.array_equal(whole := part.astype(np.int32), part):
             return None
         counts += np.bincount(whole.reshape(-1) + middle, minlength=len(counts))
     (present,) = np.nonzero(counts)

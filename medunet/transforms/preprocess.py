@@ -28,7 +28,7 @@ from medunet.io.volume import Volume
 from medunet.transforms.intensity import Change, fitted
 from medunet.transforms.resample import along_lines, lines_over, resample_labels
 
-PREPROCESS_VERSION = 1
+PREPROCESS_VERSION = 2
 """Goes into the cache key; raise it when the chain gives other numbers."""
 
 _SAME_SPACING = 1.04e-3  # 0.1 %, moved off the round number so that header rounding does not decide a tie
@@ -130,25 +130,26 @@ class PreparedImage:
 
         What the last call gave of the same axis is not computed again.
         """
+        result = torch.empty((len(self._native), *self.shape[:axis], high - low, *self.shape[axis + 1 :]))
         begin = low
-        kept: list[Tensor] = []
         if self._last is not None and self._last[0] == axis:
             _, first, held = self._last
             if first <= low < first + held.shape[axis + 1]:
-                kept = [held.narrow(axis + 1, low - first, min(high, first + held.shape[axis + 1]) - low)]
-                begin = low + kept[0].shape[axis + 1]
+                begin = min(high, first + held.shape[axis + 1])
+                result.narrow(axis + 1, 0, begin - low).copy_(held.narrow(axis + 1, low - first, begin - low))
         step = max(1, _READ * self.shape[axis] // math.prod(self.record.crop_shape))
-        new = [self._computed(axis, first, min(first + step, high)) for first in range(begin, high, step)]
-        result = torch.cat([*kept, *new], dim=axis + 1)
+        for first in range(begin, high, step):
+            length = min(step, high - first)
+            self._compute(result.narrow(axis + 1, first - low, length), axis, first, first + length)
         self._last = (axis, low, result)
         return result
 
-    def _computed(self, axis: int, first: int, stop: int) -> Tensor:
+    def _compute(self, result: Tensor, axis: int, first: int, stop: int) -> None:
         lines = list(lines_over(self.record.crop_shape, self.shape, self._kind))
         low, high, lines[axis] = lines[axis].part(first, stop)
         box = (slice(None),) * axis + (slice(low, high),)
-        channels = zip(self._native, self._changes, strict=True)
-        return torch.stack([along_lines(_changed(native[box], change), lines) for native, change in channels])
+        for channel, native, change in zip(result, self._native, self._changes, strict=True):
+            channel.copy_(along_lines(_changed(native[box], change), lines))
 
 
 def _parts(channel: NDArray[Any]) -> Iterator[NDArray[np.float32]]:

@@ -28,9 +28,6 @@ from medunet.transforms.resample import (
 _AT_ONCE = 1 << 24
 """Numbers that are interpolated at a time: 64 MB."""
 
-Side = tuple[int, int]
-"""First voxel and last but one along an axis."""
-
 
 def label_indices(logits: Tensor, lines: Sequence[Line], labels: LabelMap) -> NDArray[np.generic]:
     """Indices from logits (C, *S) that are interpolated along `lines` first.
@@ -53,33 +50,20 @@ class RestoredRows:
         record: of the image.
         labels: what the channels mean.
         axis: spatial axis of the network's grid along which the rows come.
-        tile: the part of the crop that is filled, per axis, all of it along `axis`; None: all of it.
-
-    Attributes:
-        needed: the part of the network's grid that the tile follows from.
     """
 
-    def __init__(
-        self, result: NDArray[np.generic], record: Record, labels: LabelMap, axis: int, tile: Sequence[Side] | None
-    ) -> None:
+    def __init__(self, result: NDArray[np.generic], record: Record, labels: LabelMap, axis: int) -> None:
         self.labels = labels
         self._axis = axis
-        tile = [(0, size) for size in record.crop_shape] if tile is None else tile
-        lead = (slice(None),) * (result.ndim - len(tile))
+        lead = (slice(None),) * (result.ndim - len(record.crop_shape))
         crop = record.change.view(result)[lead + box_of(record.crop_start, record.crop_shape)]
-        part = crop[lead + tuple(slice(*side) for side in tile)]
-        self._target = np.moveaxis(part, part.ndim - len(tile) + axis, 0)
+        self._target = np.moveaxis(crop, len(lead) + axis, 0)
         self._rows = LinearRows(record.network.shape[axis], record.crop_shape[axis])
         lines = lines_over(record.network.shape, record.crop_shape, "linear")
-        parts = [line.part(*side) for line, side in zip(lines, tile, strict=True)]
-        self._lines = tuple(line for number, (_, _, line) in enumerate(parts) if number != axis)
-        self.needed = tuple(
-            (0, record.network.shape[axis]) if number == axis else (low, high)
-            for number, (low, high, _) in enumerate(parts)
-        )
+        self._lines = (*lines[:axis], *lines[axis + 1 :])
 
     def add(self, logits: Tensor) -> None:
-        """The next rows (C, *needed), of which a part along the axis."""
+        """The next rows (C, *S), of which a part along the axis."""
         rows = logits.movedim(self._axis + 1, 1)
         row = max(rows[:, :1].numel(), math.prod(self._target.shape[1:]))
         for first, part in self._rows(rows, max(1, _AT_ONCE // row)):
@@ -128,12 +112,12 @@ def empty_probabilities(record: Record, labels: LabelMap) -> NDArray[np.float32]
 def restore(logits: Tensor, record: Record, labels: LabelMap) -> NDArray[np.generic]:
     """Label indices (*spatial) on the original grid from all logits (C, *S) on the network's grid."""
     result = empty_labels(record, labels)
-    LabelRows(result, record, labels, 0, None).add(logits)
+    LabelRows(result, record, labels, 0).add(logits)
     return result
 
 
 def restore_probabilities(logits: Tensor, record: Record, labels: LabelMap) -> NDArray[np.float32]:
     """Probabilities (C, *spatial) on the original grid from all logits (C, *S) on the network's grid."""
     result = empty_probabilities(record, labels)
-    ProbabilityRows(result, record, labels, 0, None).add(logits)
+    ProbabilityRows(result, record, labels, 0).add(logits)
     return result

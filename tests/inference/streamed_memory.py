@@ -35,7 +35,7 @@ def segment(length: int, classes: int) -> int:
     way = Way((32, 32, 32))
     axis = best_axis([way], image.shape)
     result = empty_labels(image.record, labels)
-    rows = LabelRows(result, image.record, labels, axis, None)
+    rows = LabelRows(result, image.record, labels, axis)
     for logits in way.rows(image, lambda patches: -((patches - steps) ** 2), axis):
         rows.add(logits)
     peak = peak_bytes() or 0

@@ -419,8 +419,8 @@ def test_labels_from_pieces_are_those_from_the_whole(data: st.DataObject) -> Non
     logits = torch.randn(labels.outputs, *record.network.shape, generator=torch.Generator().manual_seed(0))
     segmented, shares = empty_labels(record, labels), empty_probabilities(record, labels)
     sinks = (
-        LabelRows(segmented, record, labels, axis, None),
-        ProbabilityRows(shares, record, labels, axis, None),
+        LabelRows(segmented, record, labels, axis),
+        ProbabilityRows(shares, record, labels, axis),
     )
     left = logits
     while left.shape[axis + 1]:
