@@ -13,10 +13,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from medunet.networks.layout import is_recorded
+
 
 def _goes_direct(layer: nn.Conv2d | nn.Conv3d, x: Tensor) -> bool:
     """Whether it is one image that torch might unroll, and run rather than recorded, forecast or cast."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) not in (Tensor, nn.Parameter):  # type: ignore[attr-defined]
+    if is_recorded() or type(x) not in (Tensor, nn.Parameter):
         return False
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return plain and x.shape[0] == 1 and layer.padding_mode == "zeros" and torch.backends.mkldnn.is_available()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
-from medunet.networks.layout import channels_last
+from medunet.networks.layout import channels_last, is_recorded
 
 EPSILON = 1e-5
 _SLAB = 1 << 17
@@ -47,7 +47,7 @@ class InstanceNorm(nn.Module):
 
 def _lies_in_rows(x: Tensor) -> bool:
     """Channels last and nothing else, on a CPU, and run rather than recorded."""
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if x.device.type != "cpu" or is_recorded():
         return False
     return x.is_contiguous(memory_format=channels_last(x.ndim - 2)) and not x.is_contiguous()
 
