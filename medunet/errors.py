@@ -9,7 +9,8 @@
     │   ├── DicomError                         a series that is not one regular volume
     │   └── DatasetError                       a data set; carries every problem at once
     ├── ModelError                    exit 1   a model folder that is damaged or does not fit
-    ├── DeviceError                   exit 1   a device that is not there, or out of memory
+    ├── DeviceError                   exit 1   a device or engine that is not there
+    │   └── OutOfMemoryError                   a device, or the memory that may be taken, is too small
     ├── TrainingError                 exit 1   a training run that cannot go on
     ├── OutputError                   exit 1   a result that cannot be written
     └── Interrupted                   exit 130 stopped by the user, state saved
@@ -122,6 +123,10 @@ class ModelError(MedunetError):
 
 class DeviceError(MedunetError):
     """A device that was asked for and is not there, or that ran out of memory."""
+
+
+class OutOfMemoryError(DeviceError):
+    """A device, or the memory that may be taken, is too small."""
 
 
 class TrainingError(MedunetError):

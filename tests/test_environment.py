@@ -33,3 +33,13 @@ def test_a_training_does_not_start_the_telemetry_of_mlflow() -> None:
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "None []"
+
+
+def test_openvino_has_no_way_to_report_its_import() -> None:
+    code = (
+        "import medunet, sys, openvino\n"
+        "from openvino.tools.ovc import telemetry_utils\n"
+        "print(telemetry_utils.tm.__name__, [name for name in sys.modules if name.startswith('openvino_telemetry.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub []"

@@ -12,6 +12,7 @@ REQUIRED = {
     "matplotlib": "matplotlib",
     "numpy": "numpy",
     "nvidia-ml-py": "pynvml",
+    "openvino": "openvino",
     "pillow": "PIL",
     "psutil": "psutil",
     "pydantic": "pydantic",
@@ -32,6 +33,7 @@ REQUIRED = {
 OPTIONAL = {
     "codecs": ("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls"),
     "mlflow": ("mlflow",),
+    "onnx": ("onnx", "onnxruntime"),
     "tensorboard": ("tensorboard",),
 }
 """Extra to the distributions it installs."""

@@ -31,9 +31,13 @@ def predict(
     ],
     formats: Annotated[str, typer.Option("--format", "-f", help="nifti, nrrd; several with commas.")] = "nifti",
     device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    engine: Annotated[str, typer.Option("--engine", help="auto or torch.")] = "auto",
+    engine: Annotated[str, typer.Option("--engine", help="auto, torch, openvino or onnx.")] = "auto",
     tta: Annotated[
         bool | None, typer.Option("--tta/--no-tta", help="Average over mirrored views; default: as the model says.")
+    ] = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option("--memory-limit", metavar="SIZE", help="Most memory to take, such as 4GB; default: what is free."),
     ] = None,
     series: Annotated[
         str | None, typer.Option("--series", metavar="UID|TEXT|largest", help="Which series of a DICOM export.")
@@ -49,13 +53,10 @@ def predict(
     Prints the paths of the masks. Exit code 3: some cases failed (see predict.json), the others are written.
     """
     from medunet.cli.progress import counted
-    from medunet.errors import UsageError
     from medunet.inference.batch import Options
     from medunet.inference.batch import predict as run
     from medunet.inference.predictor import Predictor
 
-    if engine not in ("auto", "torch"):
-        raise UsageError(f'"{engine}" is no engine of this version.', "Use auto or torch.")
     options = Options(
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
         series=series,
@@ -63,7 +64,7 @@ def predict(
         skip_existing=skip_existing,
         report=report,
     )
-    predictor = Predictor([*model], device=device, tta=tta)
+    predictor = Predictor([*model], device=device, tta=tta, engine=engine, memory_limit=memory_limit)
     with counted("cases") as advance:
         reports = run(predictor, source, output, options, progress=lambda done, total, _: advance(done, total))
     failed = [entry for entry in reports if entry.status == "failed"]

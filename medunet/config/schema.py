@@ -150,6 +150,9 @@ class InferenceConfig(Section):
     """Average over mirrored copies (as many as 2 to the number of mirrored axes)."""
     batch_size: Positive = 1
     """Windows per forward pass."""
+    skip_air: bool = True
+    """Run the network once, not each time, on windows that hold nothing: of one value throughout, as air is where
+    `preprocess.intensity` clips. The result is the same."""
 
 
 class LargestComponentConfig(Section):

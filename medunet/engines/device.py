@@ -67,6 +67,11 @@ def resolve_precision(wish: str, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """Memory of a GPU that can still be taken; None where the device shares the computer's, or does not tell."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether torch says that no memory is left; for that of the computer it has no class of its own."""
     text = str(error)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medunet.engines.device import is_out_of_memory, place
-from medunet.errors import DeviceError
+from medunet.errors import OutOfMemoryError
 from medunet.networks.contract import Network
 from medunet.networks.layout import channels_last
 
@@ -21,6 +21,9 @@ class TorchEngine:
         precision: type of its arithmetic (autocast); float32 switches autocast off.
     """
 
+    name = "torch"
+    at_once = 1
+
     def __init__(self, network: Network, dims: int, device: torch.device, precision: torch.dtype) -> None:
         self.device = device
         self.precision = precision
@@ -33,7 +36,7 @@ class TorchEngine:
         The inside is (B, C_out, *(patch - 2 * margin)), all of the patch for networks without a margin.
 
         Raises:
-            DeviceError: the device ran out of memory.
+            OutOfMemoryError: the device ran out of memory.
         """
         try:
             with (
@@ -45,7 +48,13 @@ class TorchEngine:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise DeviceError(
+            raise OutOfMemoryError(
                 f"{self.device} ran out of memory on {patches.shape[0]} windows of {tuple(patches.shape[2:])}.",
                 "Lower inference.batch_size, close other programs on the device, or use -d cpu.",
             ) from error
+
+    def working_bytes(self, shape: tuple[int, ...]) -> int:
+        """See `Engine`."""
+        from medunet.networks.forecast import window_bytes
+
+        return window_bytes(self.network, shape, self.precision, self.device)

@@ -40,6 +40,8 @@ class CaseReport:
         status: "done", "failed" or "skipped" (its outputs were there already; they are listed all the same).
         seconds: from reading to the last byte written.
         peak_memory_bytes: of the process while working on it; null where the system does not tell.
+        forecast_memory_bytes: what that was expected to be, told before the networks began.
+        engine: library that ran the networks.
         volumes_ml: per structure.
         warnings: sentences about the input and the result.
         outputs: path and SHA-256 of each file written.
@@ -51,6 +53,8 @@ class CaseReport:
     status: str = "failed"
     seconds: float = 0.0
     peak_memory_bytes: int | None = None
+    forecast_memory_bytes: int | None = None
+    engine: str = ""
     volumes_ml: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     outputs: list[dict[str, str]] = field(default_factory=list)
@@ -212,6 +216,7 @@ def _predict_case(predictor: Predictor, entry: Input, targets: _Targets, options
         volume = entry.read(options.series, channels=len(predictor.spec.modality))
         report.warnings.extend([*entry.notes, *volume.source.notes])
         prediction = predictor(volume, probabilities=options.probabilities)
+        report.forecast_memory_bytes, report.engine = prediction.forecast_bytes, prediction.engine
         for target in targets.masks:
             _note(report, prediction.save(target))
         if targets.probabilities is not None and prediction.probabilities is not None:

@@ -1,12 +1,42 @@
-"""Peak memory of this process, where the system tells."""
+"""Memory of this process, where the system tells, and sizes as users write them."""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
+from medunet.errors import UsageError
+
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def bytes_of(text: str) -> int:
+    """`4GB`, `512 MB`, `1.5GiB` in bytes; GB is 10^9 bytes, GiB 2^30.
+
+    Raises:
+        UsageError: it is no size above 0.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([KMGT]I?|)B?", text.strip().upper())
+    if match is None or float(match[1]) == 0:
+        raise UsageError(f'"{text}" is no size of memory.', "Write a number and a unit, such as 4GB or 512MB.")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def as_size(count: int, *, up: bool = False) -> str:
+    """Bytes for people, 3.2 GB or 120 MB; rounded down, or up where a number is what is needed."""
+    unit, name = (10**8, "GB") if count >= 10**9 else (10**6, "MB")
+    whole = -(-count // unit) if up else count // unit
+    return f"{whole / 10:.1f} GB" if name == "GB" else f"{whole} MB"
+
+
+def resident_bytes() -> int:
+    """Main memory that this process holds now."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def reset_peak() -> None:

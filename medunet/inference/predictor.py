@@ -9,29 +9,42 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from medunet.engines.device import resolve_device, resolve_precision
-from medunet.engines.torch import TorchEngine
+from medunet.engines.contract import Engine
+from medunet.engines.device import free_bytes, resolve_device, resolve_precision
+from medunet.engines.machine import available_bytes
 from medunet.errors import DataError, ModelError, UsageError
 from medunet.export.itk import write_itk
 from medunet.export.nifti import write_nifti
 from medunet.geometry import Geometry
+from medunet.inference.choice import Engines, Member
+from medunet.inference.memory import bytes_of, resident_bytes
+from medunet.inference.plan import Budget, Plan, looked_at, plan
 from medunet.io.files import NIFTI, check_finite, from_itk, from_simpleitk, image_ending
 from medunet.io.read import read_volume
 from medunet.io.volume import Segmentation, Source, Volume
-from medunet.model import Model, ModelSpec, load_model
+from medunet.model import Model, load_model
 from medunet.postprocess import postprocess
-from medunet.sliding_window.network import Way, best_axis
+from medunet.sliding_window.blank import Blanks
+from medunet.sliding_window.network import Way
 from medunet.sliding_window.stream import mean_rows
 from medunet.transforms.preprocess import PreparedImage
-from medunet.transforms.restore import LabelRows, ProbabilityRows, RestoredRows, empty_labels, empty_probabilities
+from medunet.transforms.restore import (
+    LabelRows,
+    ProbabilityRows,
+    RestoredRows,
+    Tile,
+    empty_labels,
+    empty_probabilities,
+)
 
 logger = logging.getLogger("medunet")
 
@@ -48,9 +61,13 @@ class Prediction(Segmentation):
     Attributes:
         probabilities: (C, *spatial) float32 on the same grid, if they were asked for: one channel per label,
             background first; of nested labels one per structure, without the background.
+        forecast_bytes: main memory that the process was expected to hold at most.
+        engine: library that computed it.
     """
 
     probabilities: NDArray[np.float32] | None = None
+    forecast_bytes: int = 0
+    engine: str = ""
 
     def save(self, path: str | Path) -> Path:
         """Write to .nii, .nii.gz, .nrrd or .mha, by the ending.
@@ -66,6 +83,25 @@ class Prediction(Segmentation):
         return write_nifti(self, path) if ending in NIFTI else write_itk(self, path)
 
 
+@dataclass(frozen=True)
+class _Course:
+    """An image on its way through the networks."""
+
+    image: PreparedImage
+    ways: Sequence[Way]
+    engines: Sequence[Engine]
+    plan: Plan
+
+    def rows(self, tile: Tile, blanks: Sequence[Blanks | None]) -> Iterator[Tensor]:
+        """Logits of a tile, the mean of all networks."""
+        self.image.look_at(looked_at(self.image, self.ways, tile))
+        networks = zip(self.ways, self.engines, blanks, strict=True)
+        axis = self.plan.axis
+        return mean_rows(
+            [way.rows(self.image, engine, axis, tile.network, blank) for way, engine, blank in networks], axis
+        )
+
+
 class Predictor:
     """Applies one model, or the mean of several, to volumes.
 
@@ -74,6 +110,8 @@ class Predictor:
         device: auto, cpu, cuda, cuda:N or mps.
         tta: average over mirrored views; None takes the model's default.
         precision: auto, fp32, bf16 or fp16.
+        engine: auto, torch, openvino or onnx; see `inference.choice`.
+        memory_limit: main memory that the process may hold, such as "4GB"; None: as much as is free.
 
     Raises:
         UsageError, ModelError: the models cannot be loaded or do not belong together.
@@ -87,7 +125,10 @@ class Predictor:
         device: str = "auto",
         tta: bool | None = None,
         precision: str = "auto",
+        engine: str = "auto",
+        memory_limit: str | None = None,
     ) -> None:
+        self.memory_limit = None if memory_limit is None else bytes_of(memory_limit)
         given = [models] if isinstance(models, Model | str | Path) else list(models)
         if not given:
             raise UsageError("At least one model is needed.")
@@ -101,11 +142,8 @@ class Predictor:
         unmirrored = [str(model.path) for model in self.models if not model.spec.inference.mirror_axes]
         if self.tta and unmirrored:
             logger.warning("%s: trained without mirrored patches, so mirrored views are left out.", unmirrored[0])
-        self._networks = [
-            (model.spec, TorchEngine(model.build(number), model.spec.network.dims, self.device, self.precision))
-            for model in self.models
-            for number in range(model.size)
-        ]
+        self._members = [Member(model, number) for model in self.models for number in range(model.size)]
+        self.engines = Engines(self._members, engine, self.device, self.precision)
         self._lock = threading.Lock()
 
     def __call__(self, source: Any, *, series: str | None = None, probabilities: bool = False) -> Prediction:
@@ -119,8 +157,14 @@ class Predictor:
 
         Raises:
             DataError: the image cannot be read, holds NaN, or has another number of channels than the model.
+            OutOfMemoryError: it cannot be done in the memory that there is.
         """
-        volume = as_volume(source, series, channels=len(self.spec.modality))
+        volume = self._checked(as_volume(source, series, channels=len(self.spec.modality)))
+        with self._lock:
+            return self._predict(volume, probabilities=probabilities)
+
+    def _checked(self, volume: Volume) -> Volume:
+        """The volume, if the networks take its axes and channels."""
         dims = max(model.spec.network.dims for model in self.models)
         if volume.geometry.rank < dims:
             raise DataError(f"The model takes volumes, but {volume.source.path} is a picture of two axes.")
@@ -129,34 +173,65 @@ class Predictor:
                 f"The model takes {len(self.spec.modality)} channels ({', '.join(self.spec.modality)}), but "
                 f"{volume.source.path} has {volume.channels}."
             )
+        return volume
+
+    def plan(self, source: Any, *, series: str | None = None, probabilities: bool = False) -> Plan:
+        """How an image would be segmented, and in how much memory; the arguments are those of a call."""
+        volume = self._checked(as_volume(source, series, channels=len(self.spec.modality)))
         with self._lock:
-            return self._predict(volume, probabilities=probabilities)
+            return self._course(volume, probabilities=probabilities).plan
+
+    def _course(self, volume: Volume, *, probabilities: bool) -> _Course:
+        image = PreparedImage(volume, self.spec.preprocess)
+        engines = self.engines.ready(self._windows(image))
+        ways = [self._way(member, engine.at_once) for member, engine in zip(self._members, engines, strict=True)]
+        budget = self._budget(image, ways, engines)
+        return _Course(image, ways, engines, plan(image, ways, self.labels, budget, probabilities=probabilities))
 
     def _predict(self, volume: Volume, *, probabilities: bool) -> Prediction:
-        image = PreparedImage(volume, self.spec.preprocess)
-        ways = [self._way(spec) for spec, _ in self._networks]
-        axis = best_axis(ways, image.shape)
-        indices = empty_labels(image.record, self.labels)
-        sinks: list[RestoredRows] = [LabelRows(indices, image.record, self.labels, axis)]
-        kept = empty_probabilities(image.record, self.labels) if probabilities else None
-        if kept is not None:
-            sinks.append(ProbabilityRows(kept, image.record, self.labels, axis))
-        streams = [way.rows(image, engine, axis) for way, (_, engine) in zip(ways, self._networks, strict=True)]
-        for logits in mean_rows(streams, axis):
-            for sink in sinks:
-                sink.add(logits)
+        course = self._course(volume, probabilities=probabilities)
+        record, axis, name = course.image.record, course.plan.axis, volume.source.path.name
+        logger.info("%s: %s, with %s.", name, course.plan.describe(), self.engines.name)
+        indices = empty_labels(record, self.labels)
+        kept = empty_probabilities(record, self.labels) if probabilities else None
+        blanks = [Blanks() if member.model.spec.inference.skip_air else None for member in self._members]
+        for tile in course.plan.tiles:
+            sinks: list[RestoredRows] = [LabelRows(indices, record, self.labels, axis, tile)]
+            if kept is not None:
+                sinks.append(ProbabilityRows(kept, record, self.labels, axis, tile))
+            for logits in course.rows(tile, blanks):
+                for sink in sinks:
+                    sink.add(logits)
+        skipped = sum(blank.skipped for blank in blanks if blank is not None)
+        if skipped:
+            logger.info("%s: %d windows held nothing, and were not computed.", name, skipped)
         voxel_ml = volume.geometry.voxel_volume_ml
         indices = postprocess(indices, self.spec.postprocess, self.labels, voxel_ml)
-        return Prediction(indices, volume.geometry, self.labels, volume.source, kept)
+        return Prediction(
+            indices, volume.geometry, self.labels, volume.source, kept, course.plan.peak_bytes, self.engines.name
+        )
 
-    def _way(self, spec: ModelSpec) -> Way:
-        inference = spec.inference
+    def _windows(self, image: PreparedImage) -> int:
+        """Windows of the network that has the most of them, mirrored views counted."""
+        return max(self._way(member).count(image.shape) for member in self._members)
+
+    def _budget(self, image: PreparedImage, ways: Sequence[Way], engines: Sequence[Engine]) -> Budget:
+        network = max(
+            engine.working_bytes((way.batch_size, image.channels, *way.patch))
+            for way, engine in zip(ways, engines, strict=True)
+        )
+        held = resident_bytes()
+        limit = held + available_bytes() if self.memory_limit is None else self.memory_limit
+        return Budget(held, limit, network, free_bytes(self.device))
+
+    def _way(self, member: Member, at_once: int = 1) -> Way:
+        inference = member.model.spec.inference
         return Way(
             inference.patch_size,
             overlap=inference.overlap,
-            batch_size=inference.batch_size,
+            batch_size=max(inference.batch_size, at_once),
             mirror_axes=inference.mirror_axes if self.tta else (),
-            network=spec.network,
+            network=member.model.spec.network,
         )
 
 

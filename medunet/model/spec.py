@@ -42,6 +42,7 @@ class InferenceSpec(Section):
     batch_size: Positive = 1
     tta: bool = False
     mirror_axes: tuple[int, ...] = ()
+    skip_air: bool = True
 
 
 class ModelSpec(Section):
@@ -83,6 +84,7 @@ def new_spec(config: Config, files: Mapping[str, FileEntry], training: Mapping[s
             batch_size=config.inference.batch_size,
             tta=config.inference.tta,
             mirror_axes=mirror_axes(config.augment, config.network.dims),
+            skip_air=config.inference.skip_air,
         ),
         postprocess=config.postprocess,
         weights=tuple(files),

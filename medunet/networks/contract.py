@@ -44,7 +44,7 @@ class Network(nn.Module):
         self.stride = options.stride
         self.minimum_size = options.minimum_size
         self.margin = options.margin
-        self._padded = options.padded
+        self.padded = options.padded
         self._leaves_one_value = options.leaves_one_value
         self._has_statistics = options.normalisation == "batch"
 
@@ -99,7 +99,7 @@ class Network(nn.Module):
 
     def _pad(self, x: Tensor) -> Tensor:
         size = tuple(x.shape[2:])
-        target = self._padded(size)
+        target = self.padded(size)
         normalised = self.training or not self._has_statistics  # a trained batch norm goes by those it has
         if normalised and self._leaves_one_value(target, x.shape[0]):
             target = (*target[:-1], target[-1] + self.stride[-1])

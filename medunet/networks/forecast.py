@@ -8,6 +8,7 @@ beyond the `network:` section.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from medunet.config.network_options import NetworkOptions
 from medunet.errors import DataError
 from medunet.networks.contract import Network, parameter_count
 from medunet.networks.layout import channels_last
-from medunet.networks.ledger import Ledger
+from medunet.networks.ledger import HEAP_BLOCK, Ledger
 from medunet.networks.recompute import recompute_stages
 from medunet.networks.registry import NETWORKS
 
@@ -113,6 +114,29 @@ def forecast(options: NetworkOptions, in_channels: int, out_channels: int, work:
             _infer(network, image, work)
     beside = _beside(ledger, still, work) if work.device == "cpu" else 0
     return Forecast(parameters, ledger.flops, ledger.peak - ledger.copies, beside)
+
+
+def window_bytes(network: Network, shape: Sequence[int], precision: torch.dtype, device: torch.device) -> int:
+    """Memory that a forward pass takes beside the weights: of a network that is there, in a fraction of its time.
+
+    A window of half the size is computed, and what tensors held is scaled up.
+
+    Args:
+        network: on its device, weights channels last.
+        shape: (B, C_in, *patch) of the windows.
+        precision: of the arithmetic (autocast).
+        device: that of the network.
+    """
+    whole = network.padded(tuple(shape[2:]))
+    size = network.padded(tuple(-(-side // 2) for side in shape[2:]))
+    scale = shape[0] * math.prod(whole) / math.prod(size)
+    processor = device.type == "cpu"
+    window = torch.zeros((1, shape[1], *size), device=device).contiguous(memory_format=channels_last(network.dims))
+    autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
+    with torch.no_grad(), autocast, Ledger(processor=processor, block=HEAP_BLOCK / scale) as ledger:
+        network.interior(window).float()
+    held = int(scale * ledger.peak)
+    return held + LIBRARY_BYTES + int(INFERENCE_GAPS * scale * ledger.heap_peak) if processor else held
 
 
 def _beside(ledger: Ledger, still: int, work: Work) -> int:

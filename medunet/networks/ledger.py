@@ -42,18 +42,19 @@ class Ledger(TorchDispatchMode):
 
     Args:
         processor: a CPU computes: count its working copies.
+        block: bytes from which a tensor counts as one with memory of its own.
 
     Attributes:
         live: bytes held now.
         peak: the most that tensors and working copies (`workspace`) held at once.
         copies: bytes of the peak that are working copies.
-        heap: bytes in blocks smaller than `HEAP_BLOCK` held now.
+        heap: bytes in tensors smaller than `block` held now.
         heap_peak: the most that was.
         flops: floating-point operations of convolutions and matrix products, a multiplication and an addition being
             two, by torch's formulas. Its own FlopCounterMode follows modules too, which keeps their tensors alive.
     """
 
-    def __init__(self, *, processor: bool) -> None:
+    def __init__(self, *, processor: bool, block: float = HEAP_BLOCK) -> None:
         super().__init__()
         self.live = 0
         self.peak = 0
@@ -62,6 +63,7 @@ class Ledger(TorchDispatchMode):
         self.heap_peak = 0
         self.flops = 0
         self._processor = processor
+        self._block = block
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -92,7 +94,7 @@ class Ledger(TorchDispatchMode):
 
     def _count(self, size: int) -> None:
         self.live += size
-        self.heap += size if abs(size) < HEAP_BLOCK else 0
+        self.heap += size if abs(size) < self._block else 0
 
 
 def _flops(func: Any, args: Any, kwargs: Any, result: Any) -> int:

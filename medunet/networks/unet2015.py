@@ -90,7 +90,7 @@ class UNet2015(Network):
         self.check(x)
         size = tuple(x.shape[2:])
         inner = tuple(n - 2 * m if self.training and n > 2 * m else n for n, m in zip(size, self.margin, strict=True))
-        target = self._padded(tuple(n + 2 * m for n, m in zip(inner, self.margin, strict=True)))
+        target = self.padded(tuple(n + 2 * m for n, m in zip(inner, self.margin, strict=True)))
         for axis, (n, kept, m, length) in enumerate(zip(size, inner, self.margin, target, strict=True)):
             if length != n:
                 first = -m if kept == n else 0
@@ -107,7 +107,7 @@ class UNet2015(Network):
         """
         self.check(x)
         size = tuple(x.shape[2:])
-        padded = self._padded(size)
+        padded = self.padded(size)
         if size != padded:
             raise DataError(
                 f"The network takes sizes of {self.minimum_size} plus multiples of {self.stride}, but got {size}.",

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from medunet.config.network_options import NetworkOptions
-from medunet.sliding_window.spans import Spans, tile_spans, weighted_spans
+from medunet.sliding_window.blank import Blanks
+from medunet.sliding_window.spans import Spans, tile_spans, weighted_spans, within
 from medunet.sliding_window.stream import Forward, HeldImage, Image, stream_logits, with_mirrors
+
+Box = tuple[tuple[int, int], ...]
+"""First voxel and last but one along each axis."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,18 @@ class Way:
     mirror_axes: tuple[int, ...] = ()
     network: NetworkOptions | None = None
 
-    def windows(self, shape: Sequence[int]) -> tuple[Spans, ...]:
-        """The windows along each axis of an image of `shape`.
+    def windows(self, shape: Sequence[int], box: Box | None = None) -> tuple[Spans, ...]:
+        """The windows along each axis of an image of `shape`, and what of them counts in a box of it.
 
         Raises:
             DataError: the patch is all margin.
         """
+        spans = self._all_windows(shape)
+        if box is None:
+            return spans
+        return tuple(within(axis, *side) for axis, side in zip(spans, box, strict=True))
+
+    def _all_windows(self, shape: Sequence[int]) -> tuple[Spans, ...]:
         flat = len(shape) - len(self.patch)
         margin, stride = ((0,), (1,)) if self.network is None else (self.network.margin, self.network.stride)
         patch = (*self.patch, *(1,) * flat)
@@ -46,17 +56,35 @@ class Way:
         sides = zip(shape, patch, (*margin, *(0,) * flat), (*stride, *(1,) * flat), strict=True)
         return tuple(tile_spans(*side) for side in sides)
 
-    def rows(self, image: Image, forward: Forward, axis: int) -> Iterator[Tensor]:
-        """Logits of the rows of an image along `axis`; see `stream_logits`."""
-        forward = with_mirrors(forward, self.mirror_axes)
+    def rows(
+        self, image: Image, forward: Forward, axis: int, box: Box | None = None, blanks: Blanks | None = None
+    ) -> Iterator[Tensor]:
+        """Logits of the rows of an image along `axis`; see `stream_logits`.
+
+        Args:
+            image: what to segment.
+            forward: the network.
+            axis: the spatial axis to go along.
+            box: part of the image whose logits are wanted, all of it along `axis`; None: all.
+            blanks: answers for windows that hold nothing; None: the network sees all windows.
+        """
+        forward = with_mirrors(forward, self.mirror_axes, self.batch_size)
         if len(image.shape) > len(self.patch):
             forward = _slicewise(forward)
-        return stream_logits(image, forward, self.windows(image.shape), axis, batch_size=self.batch_size)
+        if blanks is not None:
+            forward = blanks.over(forward)
+        return stream_logits(image, forward, self.windows(image.shape, box), axis, batch_size=self.batch_size)
 
-    def held(self, shape: Sequence[int], axis: int) -> int:
+    def count(self, shape: Sequence[int], box: Box | None = None) -> int:
+        """Windows of an image, or of a box of it, mirrored views counted."""
+        return math.prod(len(spans) for spans in self.windows(shape, box)) * 2 ** len(self.mirror_axes)
+
+    def held(self, shape: Sequence[int], axis: int, box: Box | None = None) -> int:
         """Voxels whose logits are held at a time if the stream goes along `axis`."""
-        depth = max(span.stop - span.first for span in self.windows(shape)[axis])
-        return depth * math.prod(shape) // shape[axis]
+        windows = self.windows(shape, box)
+        sizes = [spans[-1].stop for spans in windows]
+        depth = max(span.stop - span.first for span in windows[axis])
+        return depth * math.prod(sizes) // sizes[axis]
 
 
 def best_axis(ways: Sequence[Way], shape: Sequence[int]) -> int:

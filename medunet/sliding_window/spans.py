@@ -14,7 +14,7 @@ spans of every axis. Knows nothing of networks or images.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -48,6 +48,21 @@ class Span:
 
 Spans = tuple[Span, ...]
 """All windows along one axis, in order."""
+
+
+def within(spans: Spans, low: int, high: int) -> Spans:
+    """The windows that count for the voxels `low` to `high` of an axis, and what of them counts there.
+
+    They read what they read before; what they count for is told from `low` on.
+    """
+    parts = []
+    for span in spans:
+        first, stop = max(span.first, low), min(span.stop, high)
+        if first < stop:
+            cut = first - span.first
+            share = span.share[cut : cut + stop - first]
+            parts.append(replace(span, first=first - low, stop=stop - low, skip=span.skip + cut, share=share))
+    return tuple(parts)
 
 
 def window_starts(size: int, patch: int, overlap: float) -> list[int]:

@@ -57,7 +57,7 @@ def stream_logits(
     Args:
         image: what the windows are cut from.
         forward: the network.
-        grid: the windows, along each axis.
+        grid: the windows, along each axis; those of a part of the image give the logits of that part (`within`).
         axis: the spatial axis to go along.
         batch_size: windows per call of `forward`, at most; those of one slab go together.
 
@@ -66,14 +66,15 @@ def stream_logits(
         over the windows that see each voxel. It is a view that is good until the next one is asked for.
     """
     slab: Tensor | None = None
-    ends = [*(span.first for span in grid[axis][1:]), image.shape[axis]]
+    shape = [spans[-1].stop for spans in grid]
+    ends = [*(span.first for span in grid[axis][1:]), shape[axis]]
     for span, end in zip(grid[axis], ends, strict=True):
         rows = image.rows(axis, span.low, span.high)
         windows = itertools.product(*(grid[:axis]), (span,), *grid[axis + 1 :])
         while batch := list(itertools.islice(windows, batch_size)):
             logits = forward(torch.stack([_cut(rows, window, axis) for window in batch]))
             if slab is None:
-                slab = _slab(logits, image.shape, axis, max(each.stop - each.first for each in grid[axis]))
+                slab = _slab(logits, shape, axis, max(each.stop - each.first for each in grid[axis]))
             for window, values in zip(batch, logits, strict=True):
                 _add(slab, values, window, axis)
         if slab is None:
@@ -149,20 +150,25 @@ def mean_rows(streams: Sequence[Iterator[Tensor]], axis: int) -> Iterator[Tensor
         heads = [head for head in following if head is not None]
 
 
-def with_mirrors(forward: Forward, axes: Sequence[int]) -> Forward:
+def with_mirrors(forward: Forward, axes: Sequence[int], batch_size: int = 1) -> Forward:
     """Average `forward` over all 2^n mirrored views of the spatial `axes` (0 first); no axes: `forward` itself.
 
-    The mean is of logits, as in nnU-Net.
+    The mean is of logits, as in nnU-Net. As many views of a patch go together as `batch_size` takes patches.
     """
     if not axes:
         return forward
-    views = [subset for n in range(len(axes) + 1) for subset in itertools.combinations(axes, n)]
+    views = [[axis + 2 for axis in subset] for n in range(len(axes) + 1) for subset in itertools.combinations(axes, n)]
 
     def averaged(patches: Tensor) -> Tensor:
-        total = torch.zeros((), device=patches.device)
-        for view in views:
-            dims = [axis + 2 for axis in view]
-            total = total + forward(patches.flip(dims)).flip(dims)
-        return total / len(views)
+        together = max(1, batch_size // len(patches))
+        total: Tensor | None = None
+        for first in range(0, len(views), together):
+            some = views[first : first + together]
+            logits = forward(torch.cat([patches.flip(dims) for dims in some]))
+            for dims, part in zip(some, logits.split(len(patches)), strict=True):
+                total = part.flip(dims) if total is None else total.add_(part.flip(dims))
+        if total is None:
+            raise ValueError("There is at least one view.")
+        return total.div_(len(views))
 
     return averaged

@@ -32,8 +32,8 @@ PREPROCESS_VERSION = 2
 """Goes into the cache key; raise it when the chain gives other numbers."""
 
 _SAME_SPACING = 1.04e-3  # 0.1 %, moved off the round number so that header rounding does not decide a tie
-_READ = 1 << 24
-"""Voxels of the volume, per channel, that are resampled at a time: 64 MB in float32."""
+READ = 1 << 22
+"""Voxels of the volume, per channel, that are resampled at a time: 16 MB in float32."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,20 @@ class PreparedImage:
             fitted(rule, partial(_parts, channel))
             for channel, rule in zip(self._native, _rules(config, len(self._native)), strict=True)
         ]
+        self._seen = tuple((0, size) for size in self.shape)
         self._last: tuple[int, int, Tensor] | None = None
+
+    @property
+    def channels(self) -> int:
+        """Of the image."""
+        return len(self._native)
+
+    def look_at(self, box: Sequence[tuple[int, int]]) -> None:
+        """From now on prepare only what lies in a box, its first voxel and last but one along each axis.
+
+        The axis that rows are asked along is not bounded by it. What lies outside of it holds anything.
+        """
+        self._seen, self._last = tuple(box), None
 
     def rows(self, axis: int, low: int, high: int) -> Tensor:
         """(C, *shape) float32, of which only the rows `low` to `high` along the spatial `axis`.
@@ -137,19 +150,28 @@ class PreparedImage:
             if first <= low < first + held.shape[axis + 1]:
                 begin = min(high, first + held.shape[axis + 1])
                 result.narrow(axis + 1, 0, begin - low).copy_(held.narrow(axis + 1, low - first, begin - low))
-        step = max(1, _READ * self.shape[axis] // math.prod(self.record.crop_shape))
+        per_row = math.prod(self._native_size(other) for other in range(len(self.shape)) if other != axis)
+        step = max(1, int(READ / per_row * self.shape[axis] / self.record.crop_shape[axis]))
         for first in range(begin, high, step):
             length = min(step, high - first)
             self._compute(result.narrow(axis + 1, first - low, length), axis, first, first + length)
         self._last = (axis, low, result)
         return result
 
+    def _native_size(self, axis: int) -> int:
+        """Voxels of the volume that what is looked at covers."""
+        low, high = self._seen[axis]
+        return -(-(high - low) * self.record.crop_shape[axis] // self.shape[axis])
+
     def _compute(self, result: Tensor, axis: int, first: int, stop: int) -> None:
-        lines = list(lines_over(self.record.crop_shape, self.shape, self._kind))
-        low, high, lines[axis] = lines[axis].part(first, stop)
-        box = (slice(None),) * axis + (slice(low, high),)
+        """Fill the rows `first` to `stop`, of which `result` is all."""
+        lines = lines_over(self.record.crop_shape, self.shape, self._kind)
+        wanted = (*self._seen[:axis], (first, stop), *self._seen[axis + 1 :])
+        parts = [line.part(*side) for line, side in zip(lines, wanted, strict=True)]
+        box = tuple(slice(low, high) for low, high, _ in parts)
+        seen = tuple(slice(None) if number == axis else slice(*side) for number, side in enumerate(self._seen))
         for channel, native, change in zip(result, self._native, self._changes, strict=True):
-            channel.copy_(along_lines(_changed(native[box], change), lines))
+            channel[seen].copy_(along_lines(_changed(native[box], change), [line for *_, line in parts]))
 
 
 def _parts(channel: NDArray[Any]) -> Iterator[NDArray[np.float32]]:

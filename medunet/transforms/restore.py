@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,8 +26,45 @@ from medunet.transforms.resample import (
     resample_nested,
 )
 
-_AT_ONCE = 1 << 24
-"""Numbers that are interpolated at a time: 64 MB."""
+AT_ONCE = 1 << 22
+"""Numbers that are interpolated at a time: 16 MB."""
+
+Box = tuple[tuple[int, int], ...]
+"""First voxel and last but one along each axis."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of the image that is segmented by itself, to hold fewer logits at a time.
+
+    Attributes:
+        native: what it covers of the box of the original grid that was kept (`Record.crop_shape`), reoriented.
+        network: what that needs of the network's grid.
+        lines: from the latter to the former, along each axis.
+    """
+
+    native: Box
+    network: Box
+    lines: tuple[Line, ...]
+
+    @classmethod
+    def of(cls, record: Record, native: Box, axis: int) -> Tile:
+        """A part of the plane across `axis`, of which all is taken.
+
+        Args:
+            record: of the image.
+            native: what to cover; along `axis` everything.
+            axis: along which the logits will come.
+        """
+        lines = lines_over(record.network.shape, record.crop_shape, "linear")
+        parts = [line.part(*side) for line, side in zip(lines, native, strict=True)]
+        parts[axis] = (0, record.network.shape[axis], lines[axis])
+        return cls(native, tuple((low, high) for low, high, _ in parts), tuple(line for *_, line in parts))
+
+    @classmethod
+    def whole(cls, record: Record, axis: int) -> Tile:
+        """All of the image."""
+        return cls.of(record, tuple((0, size) for size in record.crop_shape), axis)
 
 
 def label_indices(logits: Tensor, lines: Sequence[Line], labels: LabelMap) -> NDArray[np.generic]:
@@ -50,23 +88,27 @@ class RestoredRows:
         record: of the image.
         labels: what the channels mean.
         axis: spatial axis of the network's grid along which the rows come.
+        tile: the part that they are of; None: all.
     """
 
-    def __init__(self, result: NDArray[np.generic], record: Record, labels: LabelMap, axis: int) -> None:
+    def __init__(
+        self, result: NDArray[np.generic], record: Record, labels: LabelMap, axis: int, tile: Tile | None = None
+    ) -> None:
         self.labels = labels
         self._axis = axis
+        tile = Tile.whole(record, axis) if tile is None else tile
         lead = (slice(None),) * (result.ndim - len(record.crop_shape))
         crop = record.change.view(result)[lead + box_of(record.crop_start, record.crop_shape)]
-        self._target = np.moveaxis(crop, len(lead) + axis, 0)
+        part = crop[lead + tuple(slice(*side) for side in tile.native)]
+        self._target = np.moveaxis(part, len(lead) + axis, 0)
         self._rows = LinearRows(record.network.shape[axis], record.crop_shape[axis])
-        lines = lines_over(record.network.shape, record.crop_shape, "linear")
-        self._lines = (*lines[:axis], *lines[axis + 1 :])
+        self._lines = (*tile.lines[:axis], *tile.lines[axis + 1 :])
 
     def add(self, logits: Tensor) -> None:
         """The next rows (C, *S), of which a part along the axis."""
         rows = logits.movedim(self._axis + 1, 1)
         row = max(rows[:, :1].numel(), math.prod(self._target.shape[1:]))
-        for first, part in self._rows(rows, max(1, _AT_ONCE // row)):
+        for first, part in self._rows(rows, max(1, AT_ONCE // row)):
             self.fill(self._target[first : first + part.shape[1]], part, (Line(()), *self._lines))
 
     def fill(self, target: NDArray[np.generic], logits: Tensor, lines: Sequence[Line]) -> None:

@@ -361,3 +361,28 @@ def test_an_ensemble_is_the_mean_whatever_the_windows_of_its_members() -> None:
     for axis in (0, 1):
         found = mean_rows([way.rows(HeldImage(image), network, axis) for way in ways], axis)
         torch.testing.assert_close(collected(found, axis), expected)
+
+
+@CASES
+def test_a_box_has_the_logits_that_it_has_in_the_whole(shape: tuple[int, ...], patch: tuple[int, ...]) -> None:
+    image, network, way = torch.randn(2, *shape), convolution(len(shape), 5), Way(patch, 0.5, 2)
+    whole = network_logits(image, network, way)
+    for axis in range(len(shape)):
+        box = tuple((0, n) if number == axis else (n // 3, n - n // 4) for number, n in enumerate(shape))
+        inside = (slice(None), *(slice(*side) for side in box))
+        found = collected(way.rows(HeldImage(image), network, axis, box), axis)
+        torch.testing.assert_close(found, whole[inside], atol=1e-5, rtol=1e-5)
+
+
+def test_mirrored_views_go_together_as_far_as_the_batch_takes_them() -> None:
+    image, asked = torch.randn(2, 1, 12, 10), []
+
+    def forward(patches: Tensor) -> Tensor:
+        asked.append(len(patches))
+        return patches.cumsum(2) + patches.cumsum(3)
+
+    alone = with_mirrors(forward, (0, 1))(image)
+    assert asked == [2] * 4
+    asked.clear()
+    torch.testing.assert_close(with_mirrors(forward, (0, 1), batch_size=6)(image), alone)
+    assert asked == [6, 2]
