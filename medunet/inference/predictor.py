@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from medunet.errors import DataError, ModelError, UsageError
 from medunet.export.itk import write_itk
 from medunet.export.nifti import write_nifti
 from medunet.geometry import Geometry
+from medunet.inference.quality import Flag, find_flags
 from medunet.io.files import NIFTI, check_finite, from_itk, from_simpleitk, image_ending
 from medunet.io.read import read_volume
 from medunet.io.volume import Segmentation, Source, Volume
 from medunet.model import Model, ModelSpec, load_model
+from medunet.model.seen import union
 from medunet.postprocess import postprocess
 from medunet.sliding_window.network import Way, best_axis
 from medunet.sliding_window.stream import mean_rows
@@ -48,9 +50,11 @@ class Prediction(Segmentation):
     Attributes:
         probabilities: (C, *spatial) float32 on the same grid, if they were asked for: one channel per label,
             background first; of nested labels one per structure, without the background.
+        flags: reasons not to trust it, see `inference.quality`.
     """
 
     probabilities: NDArray[np.float32] | None = None
+    flags: tuple[Flag, ...] = ()
 
     def save(self, path: str | Path) -> Path:
         """Write to .nii, .nii.gz, .nrrd or .mha, by the ending.
@@ -95,6 +99,7 @@ class Predictor:
         _check_together(self.models)
         self.spec = self.models[0].spec
         self.labels = self.models[0].labels
+        self.seen = union(model.spec.seen for model in self.models)
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self.tta = self.spec.inference.tta if tta is None else tta
@@ -130,7 +135,8 @@ class Predictor:
                 f"{volume.source.path} has {volume.channels}."
             )
         with self._lock:
-            return self._predict(volume, probabilities=probabilities)
+            prediction = self._predict(volume, probabilities=probabilities)
+        return replace(prediction, flags=find_flags(volume, prediction, self.seen))
 
     def _predict(self, volume: Volume, *, probabilities: bool) -> Prediction:
         image = PreparedImage(volume, self.spec.preprocess)
