@@ -175,6 +175,12 @@ class Geometry:
             letters.append(_CODES[world][0 if positive else 1])
         return "".join(letters)
 
+    @property
+    def tilt_degrees(self) -> float:
+        """Largest angle between an array axis and the axis of the patient nearest to it; no reorientation undoes it."""
+        cosines = [abs(self.direction[world][axis]) for axis, world in enumerate(self._world_axes())]
+        return float(np.degrees(np.arccos(min(1.0, *cosines))))
+
     def reorientation(self, axcodes: str) -> Reorientation:
         """The permutation and flips that make `axcodes` of the result equal to `axcodes`.
 

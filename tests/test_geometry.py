@@ -263,6 +263,14 @@ def test_volumes_are_in_millilitres() -> None:
     assert moved(spacing=(10.0, 10.0, 10.0)).voxel_volume_ml == pytest.approx(1.0)
 
 
+def test_the_tilt_is_the_largest_angle_to_the_axes_of_the_patient() -> None:
+    assert Geometry.from_affine(np.diag([-1.0, 2.0, -3.0, 1.0]), (3, 4, 5)).tilt_degrees == 0
+    angle = np.deg2rad(20)
+    turned = np.array([[0, 0, 1, 0], [np.cos(angle), -np.sin(angle), 0, 0], [np.sin(angle), np.cos(angle), 0, 0]])
+    geometry = Geometry.from_affine(np.vstack([turned, [0, 0, 0, 1]]), (3, 4, 5))
+    assert geometry.tilt_degrees == pytest.approx(20)
+
+
 def test_plain_grids_have_one_millimetre_unless_told_otherwise() -> None:
     assert Geometry.plain((3, 4)).spacing == (1.0, 1.0)
     assert Geometry.plain((3, 4, 5), (1, 2, 3)).spacing == (1.0, 2.0, 3.0)

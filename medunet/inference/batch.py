@@ -27,6 +27,7 @@ logger = logging.getLogger("medunet")
 
 FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd"}
 REPORT_FILE = "predict.json"
+_UNSEEN = "The model does not say what training saw, so that unusual cases are not flagged."
 _ENDINGS = {"nifti": NIFTI, "nrrd": (".nrrd", ".mha")}
 
 
@@ -44,6 +45,7 @@ class CaseReport:
         engine: library that ran the networks.
         volumes_ml: per structure.
         warnings: sentences about the input and the result.
+        flags: reasons not to trust the result: name, structure (null: the image) and message of each.
         outputs: path and SHA-256 of each file written.
         error, hint: why it failed and what to do.
     """
@@ -57,6 +59,7 @@ class CaseReport:
     engine: str = ""
     volumes_ml: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    flags: list[dict[str, str | None]] = field(default_factory=list)
     outputs: list[dict[str, str]] = field(default_factory=list)
     error: str = ""
     hint: str = ""
@@ -114,6 +117,8 @@ def predict(
     targets = _targets(inputs, output, options)
     report_path = options.report or (None if _is_file(output) else output / REPORT_FILE)
     header = _header(predictor)
+    for note in header["notes"]:
+        logger.info("%s", note)
     reports: list[CaseReport] = []
     for number, entry in enumerate(inputs):
         if progress is not None:
@@ -199,6 +204,7 @@ def _header(predictor: Predictor) -> dict[str, Any]:
         "device": str(predictor.device),
         "precision": str(predictor.precision).removeprefix("torch."),
         "tta": predictor.tta,
+        "notes": [_UNSEEN] if predictor.seen is None else [],
         "versions": library_versions(),
     }
 
@@ -225,8 +231,9 @@ def _predict_case(predictor: Predictor, entry: Input, targets: _Targets, options
         report.volumes_ml = {name: round(ml, 3) for name, ml in prediction.volumes_ml().items()}
         if not prediction.array.any():
             report.warnings.append("No structure was found; the mask is empty.")
+        report.flags = [asdict(flag) for flag in prediction.flags]
         report.status = "done"
-        for warning in report.warnings:
+        for warning in (*report.warnings, *(flag.message for flag in prediction.flags)):
             logger.warning("%s: %s", entry.id, warning)
     except Exception as error:  # whatever is wrong with one case, the others are worth their masks
         _note_failure(report, error)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ from medunet.geometry import Geometry
 from medunet.inference.choice import Engines, Member
 from medunet.inference.memory import bytes_of, resident_bytes
 from medunet.inference.plan import Budget, Plan, looked_at, plan
+from medunet.inference.quality import Flag, find_flags
 from medunet.io.files import NIFTI, check_finite, from_itk, from_simpleitk, image_ending
 from medunet.io.read import read_volume
 from medunet.io.volume import Segmentation, Source, Volume
 from medunet.model import Model, load_model
+from medunet.model.seen import union
 from medunet.postprocess import postprocess
 from medunet.sliding_window.blank import Blanks
 from medunet.sliding_window.network import Way
@@ -63,11 +65,13 @@ class Prediction(Segmentation):
             background first; of nested labels one per structure, without the background.
         forecast_bytes: main memory that the process was expected to hold at most.
         engine: library that computed it.
+        flags: reasons not to trust it, see `inference.quality`.
     """
 
     probabilities: NDArray[np.float32] | None = None
     forecast_bytes: int = 0
     engine: str = ""
+    flags: tuple[Flag, ...] = ()
 
     def save(self, path: str | Path) -> Path:
         """Write to .nii, .nii.gz, .nrrd or .mha, by the ending.
@@ -136,6 +140,7 @@ class Predictor:
         _check_together(self.models)
         self.spec = self.models[0].spec
         self.labels = self.models[0].labels
+        self.seen = union(model.spec.seen for model in self.models)
         self.device = resolve_device(device)
         self.precision = resolve_precision(precision, self.device)
         self.tta = self.spec.inference.tta if tta is None else tta
@@ -161,7 +166,8 @@ class Predictor:
         """
         volume = self._checked(as_volume(source, series, channels=len(self.spec.modality)))
         with self._lock:
-            return self._predict(volume, probabilities=probabilities)
+            prediction = self._predict(volume, probabilities=probabilities)
+        return replace(prediction, flags=find_flags(volume, prediction, self.seen))
 
     def _checked(self, volume: Volume) -> Volume:
         """The volume, if the networks take its axes and channels."""

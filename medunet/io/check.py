@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -23,6 +23,7 @@ from medunet.io.case import Case
 from medunet.io.files import read_mask
 from medunet.io.fingerprint import fingerprint
 from medunet.io.read import read_volume
+from medunet.io.structures import Extent, extents
 from medunet.io.volume import Volume
 from medunet.labels import IGNORE, LabelMap, format_values
 
@@ -49,6 +50,9 @@ class CaseStatistics:
         voxels: number of voxels per label name, background and `ignore` included, a label's with those of labels
             inside of it; empty without a mask.
         sha256: hash of its files, see `medunet.io.fingerprint`; empty where they cannot be read.
+        tilt_degrees: how far the array axes are turned away from those of the patient.
+        components: per structure that is there, its pieces (see `medunet.io.structures`).
+        at_border: structures that touch the border of the image.
     """
 
     id: str
@@ -61,6 +65,9 @@ class CaseStatistics:
     percentiles: tuple[tuple[float, ...], ...]
     voxels: dict[str, int]
     sha256: str = ""
+    tilt_degrees: float = 0.0
+    components: dict[str, int] = field(default_factory=dict)
+    at_border: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As numbers, texts, lists and dicts."""
@@ -142,15 +149,28 @@ def _check_case(
         problems.append(Problem(case.id, "image", rule))
     elif any(flat):
         _LOG.warning("%s: channel %d is constant.", case.id, flat.index(True))
-    counts = _check_mask(case, volume, labels, problems)
-    if counts is not None:
-        problems += _label_problems(case, counts, labels, known)
-        statistics.voxels.update(_voxels(counts, labels))
-    return statistics
+    mask = _check_mask(case, volume, labels, problems)
+    if mask is None:
+        return statistics
+    problems += _label_problems(case, mask.counts, labels, known)
+    return replace(
+        statistics,
+        voxels=_voxels(mask.counts, labels),
+        components={name: extent.components for name, extent in mask.extents.items()},
+        at_border=tuple(name for name, extent in mask.extents.items() if extent.at_border),
+    )
 
 
-def _check_mask(case: Case, volume: Volume, labels: LabelMap, problems: list[Problem]) -> Counter[int] | None:
-    """Append what keeps the mask from being used to `problems`; voxels per value if it could be read."""
+@dataclass(frozen=True)
+class _Mask:
+    """What a mask holds: voxels per value, and the structures that are there."""
+
+    counts: Counter[int]
+    extents: dict[str, Extent]
+
+
+def _check_mask(case: Case, volume: Volume, labels: LabelMap, problems: list[Problem]) -> _Mask | None:
+    """Append what keeps the mask from being used to `problems`; what it holds if it could be read."""
     if case.label is None:
         return None
     try:
@@ -167,7 +187,9 @@ def _check_mask(case: Case, volume: Volume, labels: LabelMap, problems: list[Pro
     if unknown:
         rule = f"it holds {format_values(unknown)}, which no label names; the labels are {labels.describe()}."
         problems.append(Problem(case.id, "label", rule))
-    return counts
+    found = extents(mask, [label.values for label in labels.foreground])
+    there = {label.name: one for label, one in zip(labels.foreground, found, strict=True) if one is not None}
+    return _Mask(counts, there)
 
 
 def _voxels(counts: Counter[int], labels: LabelMap) -> dict[str, int]:
@@ -239,6 +261,7 @@ def _statistics(case: Case, volume: Volume) -> CaseStatistics:
         percentiles=tuple(sampled_percentiles(channel) for channel in array),
         voxels={},
         sha256=_hash(case),
+        tilt_degrees=volume.geometry.tilt_degrees,
     )
 
 

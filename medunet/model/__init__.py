@@ -4,6 +4,7 @@ A folder or a zip of it. Everything that prediction needs stands in model.yaml, 
 labels, inference defaults, post-processing, and what training saw. An ensemble has one file of weights per network.
 """
 
+from medunet.model.seen import Seen
 from medunet.model.spec import SPEC_FILE, WEIGHTS_FILE, ModelSpec, library_versions
 from medunet.model.trained import Model, join_models, load_model, save_model
 
@@ -12,6 +13,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "Model",
     "ModelSpec",
+    "Seen",
     "join_models",
     "library_versions",
     "load_model",

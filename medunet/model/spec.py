@@ -22,6 +22,7 @@ from medunet.config.schema import Config, PostprocessStep, PreprocessConfig
 from medunet.config.section import Positive, Section
 from medunet.errors import DataError, ModelError
 from medunet.labels import LabelMap
+from medunet.model.seen import Seen
 
 SPEC_FILE = "model.yaml"
 WEIGHTS_FILE = "weights.safetensors"
@@ -59,6 +60,7 @@ class ModelSpec(Section):
     postprocess: tuple[PostprocessStep, ...] = ()
     weights: Annotated[tuple[str, ...], Field(min_length=1)] = (WEIGHTS_FILE,)
     training: dict[str, Any] = Field(default_factory=dict)
+    seen: Seen | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, FileEntry]
 
@@ -69,7 +71,9 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def new_spec(config: Config, files: Mapping[str, FileEntry], training: Mapping[str, Any]) -> ModelSpec:
+def new_spec(
+    config: Config, files: Mapping[str, FileEntry], training: Mapping[str, Any], seen: Seen | None = None
+) -> ModelSpec:
     """The content of model.yaml for weights in `files`."""
     return ModelSpec(
         name=config.name,
@@ -89,15 +93,16 @@ def new_spec(config: Config, files: Mapping[str, FileEntry], training: Mapping[s
         postprocess=config.postprocess,
         weights=tuple(files),
         training=dict(training),
+        seen=seen,
         versions=library_versions(),
         files=dict(files),
     )
 
 
 def write_spec(folder: Path, spec: ModelSpec) -> None:
-    """Write model.yaml; that of one network says nothing of ensembles, so that older versions read it."""
-    alone = spec.weights == (WEIGHTS_FILE,)
-    content = spec.model_dump(mode="json", exclude={"weights"} if alone else None)
+    """Write model.yaml; what a model has nothing to say of is left out, so that older versions read it."""
+    unsaid = {"weights": spec.weights == (WEIGHTS_FILE,), "seen": spec.seen is None}
+    content = spec.model_dump(mode="json", exclude={key for key, unneeded in unsaid.items() if unneeded})
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     (folder / SPEC_FILE).write_text(text, encoding="utf-8")
 
@@ -156,4 +161,4 @@ def _contradiction(spec: ModelSpec) -> str:
     patch, axes, dims = spec.inference.patch_size, spec.inference.mirror_axes, spec.network.dims
     if len(patch) != dims or any(not 0 <= axis < dims for axis in axes):
         return f"patch_size {patch} and mirror_axes {axes} do not fit a network of {dims} axes."
-    return ""
+    return spec.seen.contradiction(spec.modality, names) if spec.seen is not None else ""

@@ -18,6 +18,7 @@ from medunet.config.schema import Config
 from medunet.errors import ModelError
 from medunet.labels import LabelMap
 from medunet.model.files import blocks, check_hash, find_model
+from medunet.model.seen import Seen, union
 from medunet.model.spec import SPEC_FILE, WEIGHTS_FILE, FileEntry, ModelSpec, new_spec, parse_spec, write_spec
 from medunet.networks.contract import Network
 from medunet.networks.registry import build_network
@@ -109,14 +110,21 @@ class Model:
         return network.eval()
 
 
-def save_model(folder: str | Path, config: Config, weights: Mapping[str, Tensor], training: Mapping[str, Any]) -> Path:
+def save_model(
+    folder: str | Path,
+    config: Config,
+    weights: Mapping[str, Tensor],
+    training: Mapping[str, Any],
+    seen: Seen | None = None,
+) -> Path:
     """Write a model folder atomically.
 
     Args:
         folder: target; replaced as a whole if it exists.
         config: the configuration it was trained with.
         weights: state dict of the network.
-        training: what training saw and reached; plain numbers and strings.
+        training: what training took and reached; plain numbers and strings.
+        seen: what its cases were like; None if that is not known.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -127,20 +135,20 @@ def save_model(folder: str | Path, config: Config, weights: Mapping[str, Tensor]
     folder = Path(folder)
     with atomic_folder(folder) as part:
         (part / WEIGHTS_FILE).write_bytes(data)
-        write_spec(part, new_spec(config, files, training))
+        write_spec(part, new_spec(config, files, training, seen))
     return folder
 
 
 def join_models(folder: str | Path, config: Config, models: Mapping[str, Model], training: Mapping[str, Any]) -> Path:
     """Write a model folder that holds the networks of several; what it predicts is their mean.
 
-    The files of weights are hard links where the disk allows it.
+    The files of weights are hard links where the disk allows it. What their trainings saw is put together.
 
     Args:
         folder: target; replaced as a whole if it exists.
         config: the configuration that all were trained with; inference and post-processing are taken from it.
         models: of one network each, loaded from folders, by the name that their file of weights gets.
-        training: what training saw and reached; plain numbers and strings.
+        training: what training took and reached; plain numbers and strings.
 
     Raises:
         ModelError: they differ in labels, channels, preprocessing or network.
@@ -150,6 +158,7 @@ def join_models(folder: str | Path, config: Config, models: Mapping[str, Model],
     spec = new_spec(config, files, training)
     for model in models.values():
         _check_same_task(model, spec)
+    spec = spec.model_copy(update={"seen": union(model.spec.seen for model in models.values())})
     folder = Path(folder)
     with atomic_folder(folder) as part:
         for name, model in zip(spec.weights, models.values(), strict=True):

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medunet.atomic import atomic_folder, link_or_copy, make_folder, write_json
 from medunet.config.load import load_config
 from medunet.config.schema import Config
@@ -292,7 +290,7 @@ def _summary(folds: Sequence[_Fold], each: Sequence[Validation], together: Valid
 
 
 def _training(folds: Sequence[_Fold], together: Validation) -> dict[str, Any]:
-    """What the networks of the ensemble saw and reached, for model.yaml."""
+    """What the networks of the ensemble took and reached, for model.yaml."""
     seen = [fold.model.spec.training for fold in folds]
     return {
         "cases": sum(len(fold.cases) for fold in folds),
@@ -303,7 +301,4 @@ def _training(folds: Sequence[_Fold], together: Validation) -> dict[str, Any]:
         "seconds": round(sum(each.get("seconds", 0.0) for each in seen), 1),
         "best_epoch": [each.get("best_epoch") for each in seen],
         "validation_dice": together.dice,
-        **{key: np.min([each[key] for each in seen], axis=0).tolist() for key in ("spacing_min", "shape_min")},
-        **{key: np.max([each[key] for each in seen], axis=0).tolist() for key in ("spacing_max", "shape_max")},
-        "orientations": sorted({name for each in seen for name in each["orientations"]}),
     }

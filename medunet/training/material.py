@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from medunet.io.check import CaseStatistics, check_cases
 from medunet.io.folds import split
 from medunet.io.manifest import Manifest, survey, unusable
 from medunet.labels import LabelMap
+from medunet.model.seen import Seen, seen_in
 from medunet.training.cache import CachedCase, lacking, prepare_cases, prepare_weights
 from medunet.training.observe import Observer
 from medunet.training.ranks import Ranks
@@ -126,14 +126,19 @@ def median_spacing(cases: Sequence[CachedCase]) -> tuple[float, ...]:
     return tuple(float(value) for value in median)
 
 
-def ranges(statistics: Sequence[CaseStatistics]) -> dict[str, Any]:
-    """What training saw, so that prediction can tell when an image is outside of it."""
-    spacing = np.asarray([entry.spacing for entry in statistics])
-    shape = np.asarray([entry.shape for entry in statistics])
-    return {
-        "spacing_min": spacing.min(axis=0).tolist(),
-        "spacing_max": spacing.max(axis=0).tolist(),
-        "shape_min": shape.min(axis=0).tolist(),
-        "shape_max": shape.max(axis=0).tolist(),
-        "orientations": sorted({entry.axcodes for entry in statistics}),
-    }
+def seen_by(cases: Sequence[Case], statistics: Sequence[CaseStatistics], config: Config) -> Seen:
+    """What training saw, so that prediction can tell when an image is outside of it.
+
+    Args:
+        cases: that are trained on.
+        statistics: what the checks saw, in these cases and maybe others.
+        config: the whole configuration.
+    """
+    ids = {case.id for case in cases}
+    return seen_in(
+        [entry for entry in statistics if entry.id in ids],
+        labels=LabelMap.from_mapping(config.labels),
+        modality=config.data.modality,
+        orientation=config.preprocess.orientation,
+        annotated=config.data.annotated,
+    )

@@ -33,7 +33,7 @@ from medunet.training.costs import costs_in_words
 from medunet.training.folder import CONFIG_FILE, claim, record, record_config, remove_empty, tell_changes
 from medunet.training.freeze import check_frozen
 from medunet.training.keeper import Keeper
-from medunet.training.material import Examined, examine, median_spacing, preprocessed, ranges
+from medunet.training.material import Examined, examine, median_spacing, preprocessed, seen_by
 from medunet.training.observe import Observer, log_to
 from medunet.training.parts import Parts, build_parts, explain, out_of_memory
 from medunet.training.patches import PatchDataset
@@ -245,7 +245,6 @@ def _finish(
             folder / "validation", progress=lambda done, total: observer.stage("validate", done, total)
         )
         logger.info("Held-out fold: %s.", result.line())
-    ids = {case.id for case in training}
     summary = {
         "cases": len(training),
         "dataset": manifest.root.name,
@@ -255,9 +254,10 @@ def _finish(
         "seconds": round(session.progress.elapsed, 1),
         "best_epoch": best_epoch,
         "validation_dice": result.dice if result else {},
-        **ranges([entry for entry in statistics if entry.id in ids]),
     }
-    model = parts.ranks.tell(lambda: save_model(folder / "model", session.config, parts.judged.state_dict(), summary))
+    seen = seen_by(training, statistics, session.config)
+    weights = parts.judged.state_dict()
+    model = parts.ranks.tell(lambda: save_model(folder / "model", session.config, weights, summary, seen))
     logger.info("Model: %s", model)
     return TrainingResult(folder, model, result, best_epoch)
 

@@ -292,6 +292,18 @@ class TestModel:
         edit(model, **changes)
         assert rule in sick(model)
 
+    def test_what_training_saw_is_a_table(self, tiny_model, medunet, facts):
+        code, out, _ = medunet(tiny_model)
+        assert code == 0
+        assert "spacing mm        (1.5, 1.5), (1.5, 1.5), (2, 2)" in out
+        assert "structure  cases  present  volume ml" in out
+        assert [row["structure"] for row in facts(tiny_model)["seen"]["structures"]] == ["organ", "core"]
+
+    @pytest.mark.parametrize("seen", [3, {}, {"channels": 1, "structures": {}}, {"channels": [], "structures": []}])
+    def test_what_training_saw_must_be_understood(self, model, sick, seen):
+        edit(model, seen=seen)
+        assert "not understood at seen" in sick(model)
+
     def test_its_parameters_are_listed_by_name_and_shape(self, model, medunet, tmp_path):
         kinds = {"layers.10.weight": "F32", "layers.9.bias": "BF16", "norm.running_mean": "F32", "count": "I64"}
         header = json.dumps({name: {"dtype": kind, "shape": [2, 3]} for name, kind in kinds.items()}).encode()

@@ -16,6 +16,8 @@ import medunet
 from medunet import errors
 from medunet.cli.main import app
 from medunet.config.describe import sections_with
+from medunet.inference.quality import FLAGS
+from medunet.model.seen import ChannelSeen, Seen, StructureSeen
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 REFERENCE = DOCS / "reference"
@@ -95,6 +97,17 @@ def test_every_error_is_documented_with_its_exit_code() -> None:
     assert len(public) > 10
     wrong = [e.__name__ for e in public if not re.search(rf"\b{e.__name__} +{e.exit_code}\b", text)]  # type: ignore[attr-defined]
     assert wrong == []
+
+
+def test_exactly_the_quality_flags_that_exist_are_documented() -> None:
+    text = (REFERENCE / "quality-flags.md").read_text(encoding="utf-8").split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE) == [*FLAGS]
+
+
+def test_every_key_of_what_training_saw_is_documented() -> None:
+    text = (REFERENCE / "quality-flags.md").read_text(encoding="utf-8")
+    keys = {key for section in (Seen, ChannelSeen, StructureSeen) for key in section.model_fields} - {"name"}
+    assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
 
 
 def test_every_public_name_is_documented() -> None:

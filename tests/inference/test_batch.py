@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -99,6 +100,41 @@ def test_an_empty_mask_is_remarked_on(tiny_model: Path, tiny_dataset: Path, tmp_
     assert report.status == "done"
     assert report.warnings == ["No structure was found; the mask is empty."]
     assert report.volumes_ml == {"organ": 0.0, "core": 0.0}
+
+
+def test_flags_are_in_the_report_and_on_the_terminal(
+    predictor: Predictor,
+    tiny_dataset: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logging.getLogger("medunet"), "propagate", True)
+    image = nibabel.load(tiny_dataset / "imagesTr" / "case_01.nii.gz")
+    (tmp_path / "in").mkdir()
+    shutil.copy(tiny_dataset / "imagesTr" / "case_01.nii.gz", tmp_path / "in" / "usual.nii.gz")
+    coarse = nibabel.Nifti1Image(np.asarray(image.dataobj), np.diag([1.5, 1.5, 2.6, 1.0]))
+    nibabel.save(coarse, tmp_path / "in" / "coarse.nii.gz")
+    predict(predictor, tmp_path / "in", tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "predict.json").read_text())
+    odd, usual = report["cases"]
+    message = "The spacing is 2.6 mm head-foot (training saw 2 mm)."
+    assert odd["flags"] == [{"name": "spacing", "structure": None, "message": message}]
+    assert odd["warnings"] == usual["flags"] == report["notes"] == []
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [f"coarse: {message}"]
+
+
+def test_a_model_that_does_not_say_what_training_saw_flags_nothing_and_says_so(
+    tiny_model: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    spec = yaml.safe_load((model / "model.yaml").read_text())
+    del spec["seen"]
+    (model / "model.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    predict(Predictor(model, device="cpu"), tiny_dataset / "imagesTr" / "case_01.nii.gz", tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "predict.json").read_text())
+    assert report["notes"] == ["The model does not say what training saw, so that unusual cases are not flagged."]
+    assert report["cases"][0]["flags"] == []
 
 
 def test_one_file_goes_to_one_file_without_a_report_beside_it(

@@ -265,7 +265,7 @@ def test_two_models_are_averaged(
 @pytest.mark.parametrize(
     ("change", "key"),
     [
-        (lambda spec: spec.update(labels={"background": 0, "organ": 4, "cyst": 205}), "labels"),
+        (lambda spec: spec.update(labels={"background": 0, "organ": 4, "cyst": 205}, seen=None), "labels"),
         (lambda spec: spec.update(labels={"background": 0, "core": 205, "organ": 4}), "labels"),
         (lambda spec: spec.update(modality=["MR"]), "modality"),
         (lambda spec: spec["preprocess"].update(spacing=[1.0, 1.0, 1.0]), "preprocess"),

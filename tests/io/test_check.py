@@ -72,6 +72,24 @@ def test_statistics_say_what_was_seen(case):
     assert seen == [(1, 2), (2, 2)]
 
 
+def test_statistics_say_how_structures_lie(case):
+    label = mask(1, 2, 1)
+    label[5, 2, 2] = 3
+    turned = np.array([[0.8, -0.6, 0, 0], [0.6, 0.8, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    (found,) = check_cases([case("a", label, image())], LABELS, channels=1)
+    assert (found.components, found.at_border) == ({"liver": 2, "tumour": 2}, ("liver", "tumour"))
+    assert found.tilt_degrees == 0
+    path = case("b", mask(), image()).images[0]
+    (found,) = check_cases([case("b", label, save(path, image(), turned), affine=turned)], LABELS, channels=1)
+    assert found.tilt_degrees == pytest.approx(36.87, abs=0.01)
+
+
+def test_statistics_of_older_runs_are_read(case):
+    (found,) = check_cases([case("a", mask(1, 2), image())], LABELS, channels=1)
+    older = {key: value for key, value in found.to_json().items() if key not in ("components", "at_border")}
+    assert CaseStatistics.from_json(json.loads(json.dumps(older))).components == {}
+
+
 def test_statistics_survive_a_round_trip_through_json(case):
     (found,) = check_cases([case("a", mask(1, 2), image())], LABELS, channels=1)
     assert CaseStatistics.from_json(json.loads(json.dumps(found.to_json()))) == found

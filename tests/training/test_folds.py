@@ -21,6 +21,7 @@ from medunet.errors import DatasetError, UsageError
 from medunet.inference.predictor import Predictor
 from medunet.io.describe.path import describe
 from medunet.model import load_model
+from medunet.model.seen import union
 from medunet.training.folds import train_folds
 from medunet.training.observe import Observer
 from medunet.training.run import train
@@ -118,7 +119,8 @@ def test_the_ensemble_has_the_networks_of_all_folds(whole: Path) -> None:
         weights = whole / f"fold_{number}" / "model" / "weights.safetensors"
         assert (whole / "model" / name).samefile(weights)
     assert model.spec.training["cases"] == 6
-    assert model.spec.training["spacing_min"] == [1.5, 1.5, 2.0]
+    assert model.spec.seen == union(load_model(whole / f"fold_{number}").spec.seen for number in range(3))
+    assert model.spec.seen is not None
     assert model.spec.training["validation_dice"] == summary(whole)["dice"]
     assert len({load_model(whole / f"fold_{number}").id for number in range(3)}) == 3
 

@@ -101,12 +101,18 @@ def test_validation_masks_are_what_prediction_gives(tiny_run: Path, tiny_dataset
         assert set(np.unique(np.asarray(mask.dataobj))) == {0, 4, 205}
 
 
-def test_the_model_states_what_training_saw(tiny_run: Path) -> None:
+def test_the_model_states_what_training_saw(tiny_run: Path, tiny_dataset: Path) -> None:
     spec = yaml.safe_load((tiny_run / "model" / "model.yaml").read_text())
     training = spec["training"]
     assert (training["cases"], training["fold"], training["epochs"], training["iterations"]) == (4, 0, 3, 150)
-    assert training["spacing_min"] == training["spacing_max"] == [1.5, 1.5, 2.0]
-    assert training["orientations"] == ["RAS"]
+    seen = spec["seen"]
+    assert (seen["cases"], seen["axes"], seen["orientations"]) == (4, "RAS", ["RAS"])
+    assert seen["spacing_mm"] == [[1.5, 1.5], [1.5, 1.5], [2.0, 2.0]]
+    ids = json.loads((tiny_run / "splits.json").read_text())[0]["train"]
+    masks = [np.asarray(nibabel.load(tiny_dataset / "labelsTr" / f"{case}.nii.gz").dataobj) for case in ids]
+    for name, value in (("organ", 4), ("core", 205)):
+        volumes = [(mask == value).sum() * 1.5 * 1.5 * 2 / 1000 for mask in masks]
+        assert seen["structures"][name]["volume_ml"] == pytest.approx([min(volumes), max(volumes)], rel=1e-5)
     assert training["validation_dice"]["organ"] > 0.85
     weights = (tiny_run / "model" / "weights.safetensors").read_bytes()
     assert spec["files"]["weights.safetensors"]["sha256"] == hashlib.sha256(weights).hexdigest()

@@ -114,6 +114,7 @@ def _describe(result: Description, opener: Opener) -> None:
         "patch_size": inference.get("patch_size") if isinstance(inference, dict) else None,
         "preprocess": spec.get("preprocess"),
         "training": spec.get("training"),
+        "seen": _seen(result, spec.get("seen")),
         "versions": spec.get("versions"),
     }
     _check_section(result, "network", NetworkConfig, network)
@@ -153,6 +154,18 @@ def _read_spec(result: Description, opener: Opener) -> dict[str, Any] | None:
         result.problems.append(f"{SPEC_FILE} must hold keys and values.")
         return None
     return spec
+
+
+def _seen(result: Description, seen: Any) -> dict[str, Any] | None:
+    """What training saw, with a row per channel and structure; None where the model does not say."""
+    if seen is None:
+        return None
+    try:
+        rows = [{"structure": name, **row} for name, row in seen["structures"].items()]
+        return {**seen, "channels": [{**row} for row in seen["channels"]], "structures": rows}
+    except (KeyError, TypeError, AttributeError):
+        result.problems.append(f"{SPEC_FILE} is not understood at seen: it must say what training saw.")
+        return None
 
 
 def _check_section(result: Description, name: str, kind: Any, value: Any) -> None:

@@ -1,0 +1,122 @@
+"""What can be told of a structure in a mask, whatever it is: its size, its pieces, whether the image cuts it off.
+
+The masks that training saw and those that are predicted are looked at by this one function, so that the numbers can be
+compared. Knows nothing of labels or millimetres.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+PIECE = 0.01
+"""Share of a structure's voxels that a component needs to count: below are the specks that many masks have."""
+
+_MOST_VOXELS = 1 << 22
+"""Components are looked for in no more voxels than these: 4 MB of mask, 16 MB of numbers, 32 MB to count them."""
+
+_MANY_VALUES = 1 << 16
+
+Box = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """One structure in one mask.
+
+    Attributes:
+        voxels: how many.
+        components: pieces, connected through faces, edges and corners, of at least `PIECE` of its voxels.
+        at_border: whether it touches the border of the image; an axis of one voxel has none.
+    """
+
+    voxels: int
+    components: int
+    at_border: bool
+
+
+def extents(mask: NDArray[np.generic], structures: Sequence[Sequence[int]]) -> list[Extent | None]:
+    """Look at each structure inside of its bounding box; takes no memory that grows with the mask.
+
+    Where the box has more than 4 million voxels, blocks of 2, 3, ... voxels per axis count as one for the components,
+    and are part of the structure if one of the voxels is: pieces that are nearer to each other become one.
+
+    Args:
+        mask: (*spatial) integers.
+        structures: the values that make up each of them; a value may belong to several.
+
+    Returns:
+        One per structure; None where the mask has nothing of it.
+    """
+    if mask.flags.f_contiguous and not mask.flags.c_contiguous:
+        mask = mask.T  # nothing here depends on the order of the axes; memory is best read as it lies
+    boxes = _boxes(mask, sorted({value for members in structures for value in members}))
+    return [_extent(mask, members, [boxes[value] for value in members if value in boxes]) for members in structures]
+
+
+def _boxes(mask: NDArray[np.generic], values: Sequence[int]) -> dict[int, Box]:
+    """The bounding box of each value that occurs."""
+    from scipy import ndimage  # `medunet info` looks at images without it
+
+    if min(values) < 1 or max(values) >= _MANY_VALUES:  # rare; the others are found in one pass without a copy
+        numbers = np.zeros(mask.shape, np.uint16)
+        for number, value in enumerate(values, start=1):
+            numbers[mask == value] = number
+        found = _boxes(numbers, range(1, len(values) + 1))
+        return {values[number - 1]: box for number, box in found.items()}
+    rows = np.flatnonzero([plane.any() for plane in mask])
+    if not rows.size:
+        return {}
+    first, stop = int(rows[0]), int(rows[-1]) + 1
+    found = dict(enumerate(ndimage.find_objects(mask[first:stop], max(values)), start=1))
+    wanted = ((value, found[value]) for value in values)
+    return {
+        value: (slice(box[0].start + first, box[0].stop + first), *box[1:]) for value, box in wanted if box is not None
+    }
+
+
+def _extent(mask: NDArray[np.generic], members: Sequence[int], boxes: Sequence[Box]) -> Extent | None:
+    if not boxes:
+        return None
+    box = tuple(
+        slice(min(side.start for side in sides), max(side.stop for side in sides)) for sides in zip(*boxes, strict=True)
+    )
+    at_border = any(n > 1 and (side.start == 0 or side.stop == n) for side, n in zip(box, mask.shape, strict=True))
+    voxels, coarse = _coarse(mask[box], members)
+    return Extent(voxels, _pieces(coarse), at_border)
+
+
+def _coarse(array: NDArray[np.generic], members: Sequence[int]) -> tuple[int, NDArray[np.bool_]]:
+    """Number of voxels with one of some values, and where they are: in blocks if there are too many."""
+    factor = 1
+    while math.prod(-(-n // factor) for n in array.shape) > _MOST_VOXELS:
+        factor += 1
+    voxels, result = 0, np.empty([-(-n // factor) for n in array.shape], np.bool_)
+    for row, first in enumerate(range(0, len(array), factor)):
+        part = _any_of(array[first : first + factor], members)
+        voxels += int(np.count_nonzero(part))
+        if factor > 1:
+            for axis, n in enumerate(part.shape):
+                part = np.logical_or.reduceat(part, np.arange(0, n, factor), axis=axis)
+        result[row] = part[0]
+    return voxels, result
+
+
+def _any_of(array: NDArray[np.generic], members: Sequence[int]) -> NDArray[np.bool_]:
+    mask: NDArray[np.bool_] = array == members[0]
+    for value in members[1:]:
+        mask |= array == value
+    return mask
+
+
+def _pieces(mask: NDArray[np.bool_]) -> int:
+    """Number of components of at least `PIECE` of all voxels."""
+    from scipy import ndimage
+
+    numbered, _ = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
+    sizes = np.bincount(numbered.ravel())[1:]
+    return int(np.count_nonzero(sizes >= PIECE * sizes.sum()))
