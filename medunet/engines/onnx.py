@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medunet.engines.recording import recorded
+from medunet.engines.recording import ONE_AT_A_TIME, recorded
 from medunet.errors import DeviceError, OutOfMemoryError
 from medunet.networks.contract import Network
 
@@ -51,9 +51,9 @@ def write_form(network: Network, channels: int, patch: tuple[int, ...], folder: 
     """
     _runtime()
     shape = (1, channels, *patch)
-    traced = recorded(network, shape)
     try:
-        with warnings.catch_warnings():
+        with ONE_AT_A_TIME, warnings.catch_warnings():
+            traced = recorded(network, shape)
             warnings.simplefilter("ignore")  # that this exporter is the older one; the newer needs one package more
             torch.onnx.export(
                 traced,
@@ -64,6 +64,8 @@ def write_form(network: Network, channels: int, patch: tuple[int, ...], folder: 
                 input_names=["image"],
                 output_names=["logits"],
             )
+    except DeviceError:
+        raise
     except Exception as error:  # the exporter's classes are private
         raise DeviceError(f"This network cannot be written as ONNX: {error}", "Use --engine torch.") from error
 

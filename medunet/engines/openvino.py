@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medunet.engines.recording import recorded
+from medunet.engines.recording import ONE_AT_A_TIME, recorded
 from medunet.errors import DeviceError, OutOfMemoryError
 from medunet.networks.contract import Network
 
@@ -55,12 +55,14 @@ def write_form(network: Network, channels: int, patch: tuple[int, ...], folder: 
     """
     openvino = _library()
     shape = [1, channels, *patch]
-    traced = recorded(network, shape)
     try:
-        with warnings.catch_warnings():
+        with ONE_AT_A_TIME, warnings.catch_warnings():
+            traced = recorded(network, shape)
             warnings.simplefilter("ignore")
             model = openvino.convert_model(traced, example_input=torch.zeros(shape), input=[shape])
         openvino.save_model(model, str(folder / _MODEL), compress_to_fp16=False)
+    except DeviceError:
+        raise
     except Exception as error:  # its own classes are not public
         raise DeviceError(f"OpenVINO cannot convert this network: {error}", "Use --engine torch.") from error
 

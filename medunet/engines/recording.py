@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Sequence
 
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 
 from medunet.errors import DeviceError
 from medunet.networks.contract import Network
+
+ONE_AT_A_TIME = threading.Lock()
+"""Held while a network is recorded or exported: torch keeps what it does then in variables of the whole process."""
 
 
 class _Inside(nn.Module):
