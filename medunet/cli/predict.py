@@ -35,6 +35,10 @@ def predict(
     tta: Annotated[
         bool | None, typer.Option("--tta/--no-tta", help="Average over mirrored views; default: as the model says.")
     ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change inference.* or postprocess; may be repeated."),
+    ] = None,
     series: Annotated[
         str | None, typer.Option("--series", metavar="UID|TEXT|largest", help="Which series of a DICOM export.")
     ] = None,
@@ -53,6 +57,7 @@ def predict(
     from medunet.inference.batch import Options
     from medunet.inference.batch import predict as run
     from medunet.inference.predictor import Predictor
+    from medunet.model import load_model
 
     if engine not in ("auto", "torch"):
         raise UsageError(f'"{engine}" is no engine of this version.', "Use auto or torch.")
@@ -63,7 +68,10 @@ def predict(
         skip_existing=skip_existing,
         report=report,
     )
-    predictor = Predictor([*model], device=device, tta=tta)
+    models = [load_model(path) for path in model]
+    if overrides:
+        models = [loaded.changed(overrides) for loaded in models]
+    predictor = Predictor(models, device=device, tta=tta)
     with counted("cases") as advance:
         reports = run(predictor, source, output, options, progress=lambda done, total, _: advance(done, total))
     failed = [entry for entry in reports if entry.status == "failed"]

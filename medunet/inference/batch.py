@@ -195,6 +195,8 @@ def _header(predictor: Predictor) -> dict[str, Any]:
         "device": str(predictor.device),
         "precision": str(predictor.precision).removeprefix("torch."),
         "tta": predictor.tta,
+        "overlap": predictor.spec.inference.overlap,
+        "postprocess": [step.model_dump(mode="json", exclude_none=True) for step in predictor.spec.postprocess],
         "versions": library_versions(),
     }
 

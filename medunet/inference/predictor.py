@@ -27,7 +27,7 @@ from medunet.io.files import NIFTI, check_finite, from_itk, from_simpleitk, imag
 from medunet.io.read import read_volume
 from medunet.io.volume import Segmentation, Source, Volume
 from medunet.model import Model, ModelSpec, load_model
-from medunet.postprocess import postprocess
+from medunet.postprocess import least_probabilities, postprocess
 from medunet.sliding_window.network import Way, best_axis
 from medunet.sliding_window.stream import mean_rows
 from medunet.transforms.preprocess import PreparedImage
@@ -137,7 +137,8 @@ class Predictor:
         ways = [self._way(spec) for spec, _ in self._networks]
         axis = best_axis(ways, image.shape)
         indices = empty_labels(image.record, self.labels)
-        sinks: list[RestoredRows] = [LabelRows(indices, image.record, self.labels, axis)]
+        least = least_probabilities(self.spec.postprocess, self.labels)
+        sinks: list[RestoredRows] = [LabelRows(indices, image.record, self.labels, axis, least)]
         kept = empty_probabilities(image.record, self.labels) if probabilities else None
         if kept is not None:
             sinks.append(ProbabilityRows(kept, image.record, self.labels, axis))
@@ -145,8 +146,7 @@ class Predictor:
         for logits in mean_rows(streams, axis):
             for sink in sinks:
                 sink.add(logits)
-        voxel_ml = volume.geometry.voxel_volume_ml
-        indices = postprocess(indices, self.spec.postprocess, self.labels, voxel_ml)
+        postprocess(indices, self.spec.postprocess, self.labels, volume.geometry.spacing)
         return Prediction(indices, volume.geometry, self.labels, volume.source, kept)
 
     def _way(self, spec: ModelSpec) -> Way:
