@@ -16,7 +16,7 @@ import yaml
 
 from medunet.config.derived import mirror_axes
 from medunet.config.schema import Config
-from medunet.errors import MedunetError, ModelError, OutputError, UsageError
+from medunet.errors import ConfigError, MedunetError, ModelError, OutputError, UsageError
 from medunet.labels import LabelMap
 from medunet.model import SPEC_FILE, WEIGHTS_FILE, load_model, save_model
 from medunet.networks.registry import build_network
@@ -276,6 +276,16 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "label without a value": (lambda spec: spec["labels"].update(liver=[]), "liver has none"),
     "clean-up of an unknown label": (lambda spec: spec["postprocess"][0].update(label="spleen"), 'names "spleen"'),
     "clean-up of background": (lambda spec: spec["postprocess"][0].update(label="background"), 'names "background"'),
+    "clean-up of an unknown group": (
+        lambda spec: spec.update(postprocess=[{"name": "fill_holes", "labels": ["liver", "spleen"]}]),
+        'names "spleen"'),
+    "clean-up of nothing": (
+        lambda spec: spec.update(postprocess=[{"name": "fill_holes"}]), r"postprocess\.0\.label is missing"),
+    "clean-up by two volumes": (
+        lambda spec: spec["postprocess"][0].update(mm3=3.0), r"postprocess\.0\.mm3 cannot stand beside ml"),
+    "a threshold of 1": (
+        lambda spec: spec.update(postprocess=[{"name": "threshold", "label": "liver", "probability": 1.0}]),
+        r"not understood at postprocess\.0\.probability"),
     "labels that cross": (lambda spec: spec["labels"].update(liver=[1, 2], lesion=[2, 3]), "shares value 2 with"),
     "flat patch": (lambda spec: spec["inference"].update(patch_size=[8, 8]), "do not fit a network of 3 axes"),
     "fourth axis": (lambda spec: spec["inference"].update(mirror_axes=[3]), "do not fit a network of 3 axes"),
@@ -289,6 +299,32 @@ def test_an_edited_description_says_what_is_wrong_with_it(folder: Path, name: st
         load_model(edit(folder, change))
     assert str(folder) in caught.value.message
     assert caught.value.hint
+
+
+def test_a_model_is_applied_in_another_way_without_being_written(folder: Path) -> None:
+    before = (folder / SPEC_FILE).read_bytes()
+    model = load_model(folder)
+    overrides = ["postprocess.0.name=smooth", "postprocess.0.label=liver", "postprocess.0.mm=2"]
+    other = model.changed([*overrides, "inference.overlap=0.125"])
+    assert [step.model_dump() for step in other.spec.postprocess] == [{"name": "smooth", "label": "liver", "mm": 2.0}]
+    assert other.spec.inference == model.spec.inference.model_copy(update={"overlap": 0.125})
+    assert other.changed(["postprocess=[]"]).spec.postprocess == ()
+    assert (other.id, other.path, other.spec.network) == (model.id, model.path, model.spec.network)
+    assert (folder / SPEC_FILE).read_bytes() == before
+
+
+def test_everything_that_cannot_be_changed_of_a_model_is_told_at_once(folder: Path) -> None:
+    overrides = ["train.epochs=3", "inference.patch_size=[8, 8, 8]", "postprocess.0.labels=[liver, milt]", "x"]
+    with pytest.raises(ConfigError, match="has 5 problems") as caught:
+        load_model(folder).changed(overrides)
+    told = [(problem.where.split("=")[0], problem.what) for problem in caught.value.problems]
+    assert sorted(told) == [
+        ("--set inference.patch_size", "inference.patch_size"),
+        ("--set postprocess.0.labels", "postprocess.0.labels"),  # beside label
+        ("--set postprocess.0.labels", "postprocess.0.labels.1"),
+        ("--set train.epochs", "train.epochs"),
+        ("--set x", ""),
+    ]
 
 
 @pytest.mark.parametrize(

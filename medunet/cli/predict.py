@@ -39,6 +39,10 @@ def predict(
         str | None,
         typer.Option("--memory-limit", metavar="SIZE", help="Most memory to take, such as 4GB; default: what is free."),
     ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change inference.* or postprocess; may be repeated."),
+    ] = None,
     series: Annotated[
         str | None, typer.Option("--series", metavar="UID|TEXT|largest", help="Which series of a DICOM export.")
     ] = None,
@@ -56,6 +60,7 @@ def predict(
     from medunet.inference.batch import Options
     from medunet.inference.batch import predict as run
     from medunet.inference.predictor import Predictor
+    from medunet.model import load_model
 
     options = Options(
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
@@ -64,7 +69,10 @@ def predict(
         skip_existing=skip_existing,
         report=report,
     )
-    predictor = Predictor([*model], device=device, tta=tta, engine=engine, memory_limit=memory_limit)
+    models = [load_model(path) for path in model]
+    if overrides:
+        models = [loaded.changed(overrides) for loaded in models]
+    predictor = Predictor(models, device=device, tta=tta, engine=engine, memory_limit=memory_limit)
     with counted("cases") as advance:
         reports = run(predictor, source, output, options, progress=lambda done, total, _: advance(done, total))
     failed = [entry for entry in reports if entry.status == "failed"]

@@ -38,7 +38,8 @@ _STAND_INS: dict[str, Any] = {
     "name": "unnamed",
     "labels": {"background": 0, "structure": 1},
     "label": "structure",
-    "ml": 1.0,
+    "mm": 1.0,
+    "probability": 0.5,
     "above": 0.0,
     "layers": "*",
     "tracking_uri": "sqlite:///mlflow.db",
@@ -143,10 +144,16 @@ def _take_out(data: dict[str, Any], path: KeyPath, kind: str) -> None:
         section[path[-1]] = _UNUSED - list(section).index(path[-1])
     elif variants:
         section["name"] = variants[0]
-    elif path[-1] in _STAND_INS and path[-1] in keys_at(path[:-1], data):  # not a label of that name
+    elif path[-1] in _STAND_INS and path[-1] in keys_at(path[:-1], data) and not _is_group(path):
+        # not a label of that name
         section[path[-1]] = copy.deepcopy(_STAND_INS[str(path[-1])])
     else:
         section.pop(path[-1], None)
+
+
+def _is_group(path: KeyPath) -> bool:
+    """Whether this is `labels` of a clean-up step, which may be left out, and not the section."""
+    return path[-1] == "labels" and len(path) > 1
 
 
 def _problem(path: KeyPath, kind: str, data: Any, document: Document, default: Place) -> Problem:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from medunet.config.document import KeyPath, as_written
 from medunet.config.finding import Finding
 from medunet.config.losses import BceConfig, BoundaryWeightedConfig, OverlapOptions
+from medunet.config.postprocess import ThresholdConfig, misfits
 from medunet.config.schema import Config
 from medunet.labels import BACKGROUND, IGNORE, clashes, shares_values
 
@@ -102,8 +103,26 @@ def _annotated(config: Config) -> Iterator[Finding]:
 def _postprocess(config: Config) -> Iterator[Finding]:
     structures = _structures(config)
     for index, step in enumerate(config.postprocess):
-        if step.label not in structures:
-            yield _unknown_name(("postprocess", index, "label"), step.label, structures)
+        key: KeyPath = ("postprocess", index)
+        for misfit in misfits(step):
+            yield Finding(tuple((*key, name) for name in misfit.keys), misfit.rule, hint=misfit.hint)
+        if step.label is not None and step.label not in structures:
+            yield _unknown_name((*key, "label"), step.label, structures)
+        for place, name in enumerate(getattr(step, "labels", None) or ()):
+            if name not in structures:
+                yield _unknown_name((*key, "labels", place), name, structures)
+
+
+def _thresholds(config: Config) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for index, step in enumerate(config.postprocess):
+        if isinstance(step, ThresholdConfig) and first.setdefault(step.label, index) != index:
+            yield Finding(
+                (("postprocess", index, "label"), ("postprocess", first[step.label], "label")),
+                "has a threshold already, in an entry above.",
+                as_written(step.label),
+                "Leave one of them out.",
+            )
 
 
 def _loss_names(config: Config) -> Iterator[Finding]:
@@ -161,6 +180,7 @@ LABEL_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _nesting,
     _annotated,
     _postprocess,
+    _thresholds,
     _loss_names,
     _background_weight,
     _nested_background,

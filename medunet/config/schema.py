@@ -1,8 +1,8 @@
 """The typed YAML: every key, its type, its range and its default.
 
-One class per section, frozen; unknown keys are refused. The sections of networks and losses stand in modules of
-their own, rules that join several keys in `config.rules`, reading and error messages in `config.load`. Knows
-nothing of torch.
+One class per section, frozen; unknown keys are refused. The sections of networks, losses, training and clean-up stand
+in modules of their own, rules that join several keys in `config.rules`, reading and error messages in `config.load`.
+Knows nothing of torch.
 
 Spatial lists (`spacing`, `patch_size`, kernels, strides) are in the axis order of
 `preprocess.orientation`: with RAS that is x (right), y (anterior), z (superior).
@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field
 
 from medunet.config.losses import CrossEntropyConfig, DiceLossConfig, LossTerm
 from medunet.config.networks import NetworkConfig, UNetConfig
+from medunet.config.postprocess import PostprocessStep
 from medunet.config.section import Finite, Fraction, Positive, PositiveFloat, Section, as_tuple
 from medunet.config.training import Duration, Metric, TrainConfig
 
@@ -155,35 +156,6 @@ class InferenceConfig(Section):
     `preprocess.intensity` clips. The result is the same."""
 
 
-class LargestComponentConfig(Section):
-    """Keep the largest connected component of one label."""
-
-    name: Literal["largest_component"]
-    label: str
-    """Name of the label."""
-
-
-class RemoveSmallConfig(Section):
-    """Remove connected components of one label that are smaller than a volume."""
-
-    name: Literal["remove_small"]
-    label: str
-    """Name of the label."""
-    ml: PositiveFloat
-    """Components smaller than this many millilitres are removed."""
-
-
-class FillHolesConfig(Section):
-    """Fill the holes of one label that are enclosed by it on all sides."""
-
-    name: Literal["fill_holes"]
-    label: str
-    """Name of the label."""
-
-
-PostprocessStep = Annotated[LargestComponentConfig | RemoveSmallConfig | FillHolesConfig, Field(discriminator="name")]
-
-
 class ImagesConfig(Section):
     """Slices of held-out cases: image, truth, prediction."""
 
@@ -256,5 +228,5 @@ class Config(Section):
     validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate")
     inference: InferenceConfig = InferenceConfig()
     postprocess: tuple[PostprocessStep, ...] = ()
-    """Steps applied to the finished mask, in order."""
+    """Clean-up of the mask: steps in order, before which thresholds are applied."""
     logging: LoggingConfig = LoggingConfig()

@@ -9,19 +9,23 @@ from torch import Tensor
 
 
 class Engine(Protocol):
-    """A network that is ready for inference.
+    """A network that is ready for inference."""
 
-    Attributes:
-        name: of the library that computes: torch, openvino or onnx.
-        device: where it computes.
-        precision: type of its arithmetic.
-        at_once: windows that it computes side by side; more of them in one call are none the faster.
-    """
+    @property
+    def name(self) -> str:
+        """Of the library that computes: torch, openvino or onnx."""
 
-    name: str
-    device: torch.device
-    precision: torch.dtype
-    at_once: int
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Type of its arithmetic."""
+
+    @property
+    def at_once(self) -> int:
+        """Windows that it computes side by side; more of them in one call are none the faster."""
 
     def __call__(self, patches: Tensor) -> Tensor:
         """Patches (B, C_in, *patch) float32 to logits (B, C_out, *(patch - 2 * margin)) float32.

@@ -96,7 +96,7 @@ class OpenVinoEngine:
         except RuntimeError as error:
             raise DeviceError(f"OpenVINO cannot run {folder}: {error}", "Use --engine torch.") from error
         self.at_once = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._shape = tuple(compiled.output(0).shape)[1:]
+        self._shape = tuple(int(size) for size in compiled.output(0).shape)[1:]
         self._requests = [compiled.create_infer_request() for _ in range(self.at_once)]
         self._tensor = openvino.Tensor
 

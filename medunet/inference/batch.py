@@ -205,6 +205,8 @@ def _header(predictor: Predictor) -> dict[str, Any]:
         "precision": str(predictor.precision).removeprefix("torch."),
         "tta": predictor.tta,
         "notes": [_UNSEEN] if predictor.seen is None else [],
+        "overlap": predictor.spec.inference.overlap,
+        "postprocess": [step.model_dump(mode="json", exclude_none=True) for step in predictor.spec.postprocess],
         "versions": library_versions(),
     }
 

@@ -98,7 +98,7 @@ def plan(
         missing = found.device - (budget.device or 0)
         least = total if least is None else min(least, total + max(0, missing))
     raise OutOfMemoryError(
-        f"This image takes {as_size(least or 0, up=True)} of memory at least, but {as_size(budget.limit)} may be taken.",
+        f"This image takes {as_size(least or 0, up=True)} of memory at least; {as_size(budget.limit)} may be taken.",
         "Allow more with --memory-limit, close other programs, or use a model with smaller windows or fewer labels.",
     )
 

@@ -34,7 +34,7 @@ from medunet.io.read import read_volume
 from medunet.io.volume import Segmentation, Source, Volume
 from medunet.model import Model, load_model
 from medunet.model.seen import union
-from medunet.postprocess import postprocess
+from medunet.postprocess import least_probabilities, postprocess
 from medunet.sliding_window.blank import Blanks
 from medunet.sliding_window.network import Way
 from medunet.sliding_window.stream import mean_rows
@@ -201,8 +201,9 @@ class Predictor:
         indices = empty_labels(record, self.labels)
         kept = empty_probabilities(record, self.labels) if probabilities else None
         blanks = [Blanks() if member.model.spec.inference.skip_air else None for member in self._members]
+        least = least_probabilities(self.spec.postprocess, self.labels)
         for tile in course.plan.tiles:
-            sinks: list[RestoredRows] = [LabelRows(indices, record, self.labels, axis, tile)]
+            sinks: list[RestoredRows] = [LabelRows(indices, record, self.labels, axis, tile, least)]
             if kept is not None:
                 sinks.append(ProbabilityRows(kept, record, self.labels, axis, tile))
             for logits in course.rows(tile, blanks):
@@ -211,8 +212,7 @@ class Predictor:
         skipped = sum(blank.skipped for blank in blanks if blank is not None)
         if skipped:
             logger.info("%s: %d windows held nothing, and were not computed.", name, skipped)
-        voxel_ml = volume.geometry.voxel_volume_ml
-        indices = postprocess(indices, self.spec.postprocess, self.labels, voxel_ml)
+        postprocess(indices, self.spec.postprocess, self.labels, volume.geometry.spacing)
         return Prediction(
             indices, volume.geometry, self.labels, volume.source, kept, course.plan.peak_bytes, self.engines.name
         )

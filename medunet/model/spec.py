@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,8 @@ from pydantic_core import ErrorDetails
 from medunet.config.derived import mirror_axes
 from medunet.config.layers import holds
 from medunet.config.networks import NetworkConfig
-from medunet.config.schema import Config, PostprocessStep, PreprocessConfig
+from medunet.config.postprocess import PostprocessStep, misfits
+from medunet.config.schema import Config, PreprocessConfig
 from medunet.config.section import Positive, Section
 from medunet.errors import DataError, ModelError
 from medunet.labels import LabelMap
@@ -155,10 +156,21 @@ def _contradiction(spec: ModelSpec) -> str:
         names = LabelMap.from_mapping(spec.labels).names[1:]
     except DataError as error:
         return error.message
-    strange = next((step.label for step in spec.postprocess if step.label not in names), None)
-    if strange is not None:
-        return f'postprocess names "{strange}", which is none of the structures {", ".join(names)}.'
+    problem = _strange_step(spec.postprocess, names)
+    if problem:
+        return problem
     patch, axes, dims = spec.inference.patch_size, spec.inference.mirror_axes, spec.network.dims
     if len(patch) != dims or any(not 0 <= axis < dims for axis in axes):
         return f"patch_size {patch} and mirror_axes {axes} do not fit a network of {dims} axes."
     return spec.seen.contradiction(spec.modality, names) if spec.seen is not None else ""
+
+
+def _strange_step(steps: Sequence[PostprocessStep], names: Sequence[str]) -> str:
+    """What is wrong with the first step that cannot work, as a sentence; empty if all can."""
+    for index, step in enumerate(steps):
+        for misfit in misfits(step):
+            return f"postprocess.{index}.{misfit.keys[0]} {misfit.rule}"
+        for name in step.structures:
+            if name not in names:
+                return f'postprocess names "{name}", which is none of the structures {", ".join(names)}.'
+    return ""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import safetensors.torch
 from torch import Tensor
 
 from medunet.atomic import atomic_folder, link_or_copy
-from medunet.config.schema import Config
+from medunet.config.applied import changed
+from medunet.config.schema import Config, InferenceConfig
 from medunet.errors import ModelError
 from medunet.labels import LabelMap
 from medunet.model.files import blocks, check_hash, find_model
@@ -68,6 +69,23 @@ class Model:
                 "Give the model of one fold, for example RUN/fold_0.",
             )
         return self.read()
+
+    def changed(self, overrides: Sequence[str]) -> Model:
+        """The same networks, applied in another way; nothing is written.
+
+        Args:
+            overrides: `key=value` as after `--set`, of `inference` (`overlap`, `tta`, `batch_size`) and `postprocess`.
+
+        Raises:
+            ConfigError: one of them cannot be; `problems` holds everything that is wrong.
+        """
+        known = self.spec.model_dump(mode="json", include={"name", "labels", "postprocess"})
+        inference = self.spec.inference.model_dump(mode="json", include=set(InferenceConfig.model_fields))
+        config = changed({**known, "inference": inference}, overrides, str(self.path))
+        applied = self.spec.inference.model_copy(update=dict(config.inference))
+        return replace(
+            self, spec=self.spec.model_copy(update={"inference": applied, "postprocess": config.postprocess})
+        )
 
     def read(self, number: int = 0) -> dict[str, Tensor]:
         """State dict of one network, float32 on the CPU, read and verified now.

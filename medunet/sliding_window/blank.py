@@ -66,7 +66,9 @@ class Blanks:
                 self._known[value] = answers[number].clone()
         if len(busy) == len(patches):
             return found
-        return torch.stack([answers.get(number, self._known.get(value)) for number, value in enumerate(values)])
+        return torch.stack(
+            [answers[number] if number in answers else self._known[value] for number, value in enumerate(values)]
+        )
 
     def _value(self, patch: Tensor) -> tuple[float, ...] | None:
         """The value of each channel of a blank window; None if it holds something."""

@@ -77,7 +77,7 @@ class Way:
 
     def count(self, shape: Sequence[int], box: Box | None = None) -> int:
         """Windows of an image, or of a box of it, mirrored views counted."""
-        return math.prod(len(spans) for spans in self.windows(shape, box)) * 2 ** len(self.mirror_axes)
+        return math.prod(len(spans) for spans in self.windows(shape, box)) << len(self.mirror_axes)
 
     def held(self, shape: Sequence[int], axis: int, box: Box | None = None) -> int:
         """Voxels whose logits are held at a time if the stream goes along `axis`."""

@@ -25,7 +25,7 @@ from medunet.export.nifti import write_nifti
 from medunet.io.volume import Segmentation, Source
 from medunet.labels import LabelMap
 from medunet.metrics import StructureScore, dice_per_label, score_case
-from medunet.postprocess import postprocess
+from medunet.postprocess import least_probabilities, postprocess
 from medunet.sliding_window.network import Way, network_logits
 from medunet.training.cache import CachedCase
 from medunet.training.parts import Parts
@@ -113,9 +113,10 @@ class Validator:
         logits = network_logits(image, engine, way)
         if self.seen is not None:
             self.seen(case, logits)
-        indices = restore(logits, case.record, self.labels)
-        voxel_ml = case.record.original.voxel_volume_ml
-        return postprocess(indices, self.config.postprocess, self.labels, voxel_ml)
+        steps = self.config.postprocess
+        indices = restore(logits, case.record, self.labels, least_probabilities(steps, self.labels))
+        postprocess(indices, steps, self.labels, case.record.original.spacing)
+        return indices
 
     def _annotated(self, case: CachedCase) -> tuple[bool, ...]:
         """By label index, whether the reference of a case tells anything about it."""

@@ -8,6 +8,7 @@ The cubic kernel is Keys' (1981, a = -1/2, Catmull-Rom). Knows nothing of geomet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -167,15 +168,25 @@ def _keep_largest(value: Tensor, index: int, best: Tensor, result: Tensor) -> No
     torch.maximum(best, value, out=best)
 
 
-def resample_argmax(logits: Tensor, lines: Sequence[Line], dtype: torch.dtype = torch.uint8) -> Tensor:
+def resample_argmax(
+    logits: Tensor, lines: Sequence[Line], dtype: torch.dtype = torch.uint8, least: Sequence[float] | None = None
+) -> Tensor:
     """Interpolate logits (C, *spatial) and take the largest, one channel at a time.
 
     Equal to `along_lines(logits, lines).argmax(0)`, without the array of all channels.
 
+    Args:
+        logits: the first channel is the background.
+        lines: how, along each axis.
+        dtype: of the result.
+        least: by channel, 0 to 1: the softmax probability without which it cannot be taken; the largest of the others
+            is. That of the background is not looked at: it can always be taken.
+
     Returns:
         Indices (*shape) of `dtype` on the CPU.
     """
-    return _by_blocks(logits, lines, dtype, _largest)
+    choose = _largest if least is None or not any(least[1:]) else partial(_largest_allowed, least=least)
+    return _by_blocks(logits, lines, dtype, choose)
 
 
 def _largest(block: Tensor, lines: Sequence[Line], dtype: torch.dtype) -> Tensor:
@@ -186,19 +197,39 @@ def _largest(block: Tensor, lines: Sequence[Line], dtype: torch.dtype) -> Tensor
     return result
 
 
+def _largest_allowed(block: Tensor, lines: Sequence[Line], dtype: torch.dtype, *, least: Sequence[float]) -> Tensor:
+    """As `_largest`; channels that need a probability come last, when the sum of all is known."""
+    best = _channel(block, 0, lines).clone()
+    result, total = torch.zeros(best.shape, dtype=dtype, device=best.device), best.clone()
+    for index in range(1, len(block)):
+        value = _channel(block, index, lines)
+        torch.logaddexp(total, value, out=total)
+        if not least[index]:
+            _keep_largest(value, index, best, result)
+    for index in (index for index in range(1, len(block)) if least[index]):
+        value = _channel(block, index, lines)
+        wins = (value > best) | ((value == best) & (result > index))  # as if the channels had come in their order
+        wins &= value - total >= math.log(least[index])
+        result.masked_fill_(wins, index)
+        best = torch.where(wins, value, best)
+    return result
+
+
 def resample_nested(
     logits: Tensor,
     lines: Sequence[Line],
     levels: Sequence[Sequence[int]],
     membership: NDArray[np.bool_],
     dtype: torch.dtype = torch.uint8,
+    least: Sequence[float] | None = None,
 ) -> Tensor:
     """Interpolate logits (C, *spatial) of nested structures, and paint outer ones first.
 
-    A structure is where its logit is above 0 (probability above 1/2). It is painted over the background and over what
-    lies around it, whatever the logit of that, as nnU-Net's regions are; over anything else, which lies beside it,
-    only if its logit is larger. (nnU-Net paints over that too, so that a spleen that is sure would lose to a tumour of
-    the liver that is barely there.) Of structures of one level the one with the largest logit is painted.
+    A structure is where its probability is above 1/2 (its logit above 0), or above what `least` says. It is painted
+    over the background and over what lies around it, whatever the logit of that, as nnU-Net's regions are; over
+    anything else, which lies beside it, only if its logit is larger. (nnU-Net paints over that too, so that a spleen
+    that is sure would lose to a tumour of the liver that is barely there.) Of structures of one level the one with the
+    largest logit is painted.
 
     Args:
         logits: channel c belongs to index c + 1.
@@ -206,11 +237,14 @@ def resample_nested(
         levels: indices by how many others they lie in, outermost first.
         membership: (L, L), entry [i, j] tells whether i is j or lies around it.
         dtype: of the result.
+        least: by channel, between 0 and 1: the probability above which the structure is there.
 
     Returns:
         Indices (*shape) on the CPU, 0 where no structure is.
     """
-    return _by_blocks(logits, lines, dtype, partial(_innermost, levels=levels, membership=membership))
+    floors = [math.log(share / (1 - share)) for share in least or (0.5,) * len(logits)]
+    choose = partial(_innermost, levels=levels, membership=membership, floors=floors)
+    return _by_blocks(logits, lines, dtype, choose)
 
 
 def _innermost(
@@ -220,36 +254,45 @@ def _innermost(
     *,
     levels: Sequence[Sequence[int]],
     membership: NDArray[np.bool_],
+    floors: Sequence[float],
 ) -> Tensor:
-    height = torch.zeros_like(_channel(block, 0, lines))
+    ground = min(floors)
+    height = torch.full_like(_channel(block, 0, lines), ground)
     result = torch.zeros(height.shape, dtype=dtype, device=height.device)
     for level in levels:
-        values = ((index, _channel(block, index - 1, lines)) for index in level)
-        height = _painted(values, result, height, membership)
+        values = ((index, floors[index - 1], _channel(block, index - 1, lines)) for index in level)
+        height = _painted(values, result, height, membership, ground)
     return result
 
 
 def _painted(
-    values: Iterable[tuple[int, Tensor]], part: Tensor, height: Tensor, membership: NDArray[np.bool_]
+    values: Iterable[tuple[int, float, Tensor]],
+    part: Tensor,
+    height: Tensor,
+    membership: NDArray[np.bool_],
+    ground: float,
 ) -> Tensor:
     """Paint the structures of a level into `part`.
 
     Args:
-        values: indices and their interpolated logits.
+        values: indices, the logits above which they are there, and their interpolated logits.
         part: what the levels around have painted; changed.
-        height: the logit of what is painted, 0 for the background.
-        level, membership: see `resample_nested`.
+        height: the logit of what is painted, `ground` for the background.
+        membership: see `resample_nested`.
+        ground: the least logit above which any structure is there.
 
     Returns:
         The height afterwards.
     """
-    below, best = part.clone(), torch.zeros_like(height)
-    for index, value in values:
+    below, best = part.clone(), torch.full_like(height, ground)
+    for index, floor, value in values:
         bar = height.clone()
         for outer in np.flatnonzero(membership[:, index]).tolist():
-            bar.masked_fill_(below == outer, 0)
-        _keep_largest(value.masked_fill(value <= bar, 0), index, best, part)
-    return torch.where(best > 0, best, height)
+            bar.masked_fill_(below == outer, ground)
+        if floor > ground:
+            bar.clamp_(min=floor)
+        _keep_largest(value.masked_fill(value <= bar, ground), index, best, part)
+    return torch.where(best > ground, best, height)
 
 
 _Choice = Callable[[Tensor, Sequence[Line], torch.dtype], Tensor]

@@ -67,17 +67,25 @@ class Tile:
         return cls.of(record, tuple((0, size) for size in record.crop_shape), axis)
 
 
-def label_indices(logits: Tensor, lines: Sequence[Line], labels: LabelMap) -> NDArray[np.generic]:
+def label_indices(
+    logits: Tensor, lines: Sequence[Line], labels: LabelMap, least: Sequence[float] | None = None
+) -> NDArray[np.generic]:
     """Indices from logits (C, *S) that are interpolated along `lines` first.
 
     The label with the largest logit, or, of nested structures, the innermost one whose logit is above 0 (see
     `resample_nested`).
+
+    Args:
+        logits: of the network.
+        lines: how they are interpolated, along each axis.
+        labels: what the channels mean.
+        least: by channel, the probability without which a label is not chosen; None asks for none.
     """
     dtype = torch.int32 if labels.index_dtype.itemsize > 1 else torch.uint8
     if labels.nested:
-        found = resample_nested(logits, lines, labels.levels, labels.membership, dtype)
+        found = resample_nested(logits, lines, labels.levels, labels.membership, dtype, least)
     else:
-        found = resample_argmax(logits, lines, dtype)
+        found = resample_argmax(logits, lines, dtype, least)
     return found.numpy().astype(labels.index_dtype, copy=False)
 
 
@@ -117,17 +125,34 @@ class RestoredRows:
 
 
 class LabelRows(RestoredRows):
-    """Label indices (*spatial) of `labels.index_dtype`; what lies outside of the crop is left as it is."""
+    """Label indices (*spatial) of `labels.index_dtype`; what lies outside of the crop is left as it is.
+
+    Args:
+        least: see `label_indices`; the others as of the base.
+    """
+
+    def __init__(
+        self,
+        result: NDArray[np.generic],
+        record: Record,
+        labels: LabelMap,
+        axis: int,
+        tile: Tile | None = None,
+        least: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(result, record, labels, axis, tile)
+        self._least = least
 
     def fill(self, target: NDArray[np.generic], logits: Tensor, lines: Sequence[Line]) -> None:
         """See the base."""
-        target[...] = label_indices(logits, lines, self.labels)
+        target[...] = label_indices(logits, lines, self.labels, self._least)
 
 
 class ProbabilityRows(RestoredRows):
     """Probabilities (C, *spatial) float32: by softmax, background first; of nested structures by sigmoid.
 
-    They are those of the interpolated logits, so that the largest is that of the label that was chosen.
+    They are those of the interpolated logits, so that the largest is that of the label that was chosen,
+    unless it was less than a threshold.
     """
 
     def fill(self, target: NDArray[np.generic], logits: Tensor, lines: Sequence[Line]) -> None:
@@ -151,10 +176,15 @@ def empty_probabilities(record: Record, labels: LabelMap) -> NDArray[np.float32]
     return result
 
 
-def restore(logits: Tensor, record: Record, labels: LabelMap) -> NDArray[np.generic]:
-    """Label indices (*spatial) on the original grid from all logits (C, *S) on the network's grid."""
+def restore(
+    logits: Tensor, record: Record, labels: LabelMap, least: Sequence[float] | None = None
+) -> NDArray[np.generic]:
+    """Label indices (*spatial) on the original grid from all logits (C, *S) on the network's grid.
+
+    `least`: see `label_indices`.
+    """
     result = empty_labels(record, labels)
-    LabelRows(result, record, labels, 0).add(logits)
+    LabelRows(result, record, labels, 0, least=least).add(logits)
     return result
 
 

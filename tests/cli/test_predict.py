@@ -76,6 +76,11 @@ def test_one_bad_file_ends_with_1_and_one_sentence(cli: Any, tiny_model: Path, f
         ({"-f": "tiff"}, '"tiff" is no output format'),
         ({"-d": "quantum"}, '"quantum" is no device'),
         ({"--engine": "magic"}, "magic"),
+        ({"--set": "postprocess=[{name: fill_holes, label: organn}]"}, "Did you mean organ?"),
+        ({"--set": "postprocess.0.ml=-1"}, "postprocess"),
+        ({"--set": "inference.overlap=2"}, "must be a number of at least 0 and less than 1"),
+        ({"--set": "network.dims=2"}, "only inference and postprocess can"),
+        ({"--set": "overlap"}, "must be written as key=value"),
         ({"-o": "mask.png"}, "A mask cannot be written to"),
         ({"-o": "mask.nii.gz"}, "is one file, but there are 2 cases"),
     ],
@@ -121,6 +126,22 @@ def test_options_reach_the_batch(cli: Any, tiny_model: Path, folder: Path, tmp_p
     assert len(content["models"]) == 2
     assert [case["status"] for case in content["cases"]] == ["skipped", "skipped"]
     assert not (tmp_path / "out" / "predict.json").exists()
+
+
+def test_steps_are_set_for_one_prediction(cli: Any, tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    image, out = folder / "case_01.nii.gz", tmp_path / "mask.nii.gz"
+    arguments = ("predict", "-m", tiny_model, "-i", image, "-o", out, "--report", tmp_path / "report.json")
+    before = (tiny_model / "model.yaml").read_bytes()
+    step = "{name: remove_small, labels: [organ, core], ml: 1000}"
+    done = cli(*arguments, "--set", f"postprocess=[{step}]", "--set", "inference.overlap=0.125")
+    assert done.code == 0
+    assert not np.asarray(nibabel.load(out).dataobj).any()
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["overlap"] == 0.125
+    assert content["postprocess"] == [{"name": "remove_small", "labels": ["organ", "core"], "ml": 1000.0}]
+    assert (tiny_model / "model.yaml").read_bytes() == before
+    assert cli(*arguments).code == 0
+    assert np.asarray(nibabel.load(out).dataobj).any()
 
 
 def test_a_series_of_an_export_is_chosen(cli: Any, tiny_model: Path, tiny_dataset: Path, tmp_path: Path) -> None:

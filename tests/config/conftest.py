@@ -18,7 +18,7 @@ def problems() -> Problems:
 
     def found(text: str) -> list[tuple[str, str]]:
         head = "" if text.startswith("name:") else "name: t\n"
-        labels = "" if "labels:" in text else "labels: {background: 0, liver: 1, spleen: 2}\n"
+        labels = "" if "\nlabels:" in f"\n{text}" else "labels: {background: 0, liver: 1, spleen: 2}\n"
         try:
             parse_config(head + labels + text)
         except ConfigError as error:

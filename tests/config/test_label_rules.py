@@ -46,6 +46,21 @@ BRATS = "{background: 0, whole: [1, 2, 3], core: [2, 3], enhancing: 3}"
             "postprocess.0.label",
             "ignore marks voxels whose label is unknown",
         ),
+        ("postprocess: [{name: fill_holes, labels: [liver, livr]}]", "postprocess.0.labels.1", "Did you mean liver?"),
+        ("postprocess: [{name: smooth, label: livr, mm: 1}]", "postprocess.0.label", "Did you mean liver?"),
+        ("postprocess: [{name: threshold, label: background, probability: 0.5}]", "postprocess.0.label", "a structure"),
+        ("postprocess: [{name: fill_holes}]", "postprocess.0.label", "Write label or labels."),
+        ("postprocess: [{name: fill_holes, label: null, labels: null}]", "postprocess.0.label", "is missing"),
+        ("postprocess: [{name: fill_holes, label: liver, labels: [spleen]}]", "postprocess.0.labels", "beside label"),
+        ("postprocess: [{name: fill_holes, labels: [liver, liver]}]", "postprocess.0.labels", "names liver twice"),
+        ("postprocess: [{name: remove_small, label: liver}]", "postprocess.0.ml", "Write ml or mm3."),
+        ("postprocess: [{name: remove_small, label: liver, ml: 1, mm3: 1}]", "postprocess.0.mm3", "beside ml"),
+        (
+            "postprocess: [{name: threshold, label: liver, probability: 0.5}, "
+            "{name: threshold, label: liver, probability: 0.6}]",
+            "postprocess.1.label",
+            "has a threshold already",
+        ),
         ("loss: {name: cross_entropy, class_weights: {livr: 2.0}}", "loss.class_weights.livr", "Did you mean liver?"),
         (
             "labels: {background: 0, liver: 1, ignore: 2}\nloss: [{name: focal, class_weights: {ignore: 2.0}}]",
@@ -83,6 +98,9 @@ def test_labels_that_cannot_work_are_one_problem(problems, text, what, words):
         f"labels: {BRATS}",
         f"labels: {BRATS}\npostprocess: [{{name: largest_component, label: whole}}]",
         "labels: {background: 0, necrosis: 1, whole: [1, 2, 4], enhancing: 4}",
+        "postprocess: [{name: remove_small, labels: [liver, spleen], mm3: 20}, {name: smooth, label: liver, mm: 1.5}]",
+        "postprocess: [{name: threshold, label: liver, probability: 0.5}, "
+        "{name: threshold, label: spleen, probability: 0.5}]",
         "labels: {background: 0, liver: [1, 2], tumour: 2, spleen: 3, ignore: [-1, 255]}",
         "data: {annotated: {'amos_*': [liver], '*_t1': [background, spleen]}}",
         "loss: {name: cross_entropy, class_weights: {background: 0.5, liver: 2.0}}",
@@ -91,6 +109,26 @@ def test_labels_that_cannot_work_are_one_problem(problems, text, what, words):
 )
 def test_nested_ignored_and_partly_annotated_labels_are_let_through(problems, text):
     assert problems(text) == []
+
+
+def test_everything_about_clean_up_is_told_at_once(problems):
+    found = problems(
+        "postprocess: [{name: remove_small, labels: [livr, spleen, milt]}, {name: smooth, label: liver, mm: -1}, "
+        "{name: threshold, label: liver, probability: 1}, {name: fill_holes, labels: []}, "
+        "{name: threshold, label: liver, probability: 0}, {name: remove_small, label: liver, mm3: -1, ml: 0}]"
+    )
+    assert sorted(what for what, _ in found) == [
+        "postprocess.0.labels.0",
+        "postprocess.0.labels.2",
+        "postprocess.0.ml",
+        "postprocess.1.mm",
+        "postprocess.2.probability",
+        "postprocess.3.labels",
+        "postprocess.4.label",
+        "postprocess.4.probability",
+        "postprocess.5.ml",
+        "postprocess.5.mm3",
+    ]
 
 
 def test_every_crossing_is_told_at_once(problems):

@@ -76,7 +76,7 @@ def test_a_cpu_without_memory_is_the_end() -> None:
 def test_other_errors_are_not_taken_for_it() -> None:
     class Broken(Small):
         def __call__(self, patches: Tensor) -> Tensor:
-            raise RuntimeError("probably due to a lack of memory")
+            raise RuntimeError(f"probably due to a lack of memory, {len(patches)}")
 
     with pytest.raises(RuntimeError, match="probably"):
         BackingOff(Broken(1), refuse)(PATCHES)

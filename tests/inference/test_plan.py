@@ -89,7 +89,7 @@ def test_what_the_process_holds_already_counts() -> None:
 
 def test_a_limit_that_no_window_fits_is_refused_with_the_number_that_would_do() -> None:
     image, way = prepared((64, 64, 128)), Way((16, 16, 16))
-    with pytest.raises(OutOfMemoryError, match=r"takes \d+ MB of memory at least, but 2 MB may be taken") as caught:
+    with pytest.raises(OutOfMemoryError, match=r"takes \d+ MB of memory at least; 2 MB may be taken") as caught:
         plan(image, [way], LABELS, Budget(0, 2_000_000, 0))
     megabytes = int(caught.value.message.split("takes ")[1].split()[0])
     plan(image, [way], LABELS, Budget(0, megabytes * 10**6, 0))

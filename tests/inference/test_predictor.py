@@ -21,6 +21,7 @@ from medunet.errors import DataError, DeviceError, ModelError, UsageError
 from medunet.geometry import Geometry
 from medunet.inference.predictor import Prediction, Predictor
 from medunet.io.volume import Volume
+from medunet.model import load_model
 from medunet.training.run import train
 
 VALUES = {0, 4, 205}
@@ -70,6 +71,23 @@ def test_the_tiny_model_finds_its_blobs(predictor: Predictor, tiny_dataset: Path
     for index, value in ((1, 4), (2, 205)):
         found, truth = prediction.array == index, mask == value
         assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.85
+
+
+@pytest.mark.parametrize("probability", [0.8, 0.999])
+def test_a_threshold_takes_what_is_less_likely(tiny_model: Path, tiny_dataset: Path, probability: float) -> None:
+    image = tiny_dataset / "imagesTr" / "case_03.nii.gz"
+    plain = Predictor(load_model(tiny_model).changed(["postprocess=[]"]), device="cpu", precision="fp32")
+    step = f"postprocess=[{{name: threshold, label: organ, probability: {probability}}}]"
+    strict = Predictor(load_model(tiny_model).changed([step]), device="cpu", precision="fp32")
+    before, after = plain(image, probabilities=True), strict(image, probabilities=True)
+    assert before.probabilities is not None
+    assert after.probabilities is not None
+    np.testing.assert_array_equal(after.probabilities, before.probabilities)
+    share, organ = before.probabilities[1], before.array == 1
+    clear = abs(share - probability) > 1e-4  # else rounding decides
+    assert (organ & (share < probability)).any()
+    np.testing.assert_array_equal((after.array == 1)[clear], (organ & (share >= probability))[clear])
+    np.testing.assert_array_equal(after.array[~organ], before.array[~organ])
 
 
 def test_a_mask_has_the_grid_and_header_of_its_image_bit_for_bit(expected: Any, scan: Path) -> None:

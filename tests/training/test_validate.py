@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from medunet.config.schema import AugmentConfig
+from medunet.inference.predictor import Predictor
 from medunet.io.manifest import read_manifest
 from medunet.labels import LabelMap
 from medunet.losses.truth import Truth
@@ -41,6 +42,23 @@ def parts(config: Any, tiny_model: Path) -> Parts:
 def cases(config: Any, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> list[CachedCase]:
     manifest = read_manifest(tiny_dataset)
     return prepare_cases(manifest.cases[:3], tmp_path_factory.mktemp("cache"), config.preprocess, LABELS)
+
+
+def test_steps_and_thresholds_are_those_of_prediction(
+    parts: Parts, config: Any, cases: list[CachedCase], tiny_model: Path, tiny_dataset: Path
+) -> None:
+    steps = "[{name: threshold, label: organ, probability: 0.9}, {name: largest_component, labels: [organ, core]}]"
+    model = load_model(tiny_model).changed([f"postprocess={steps}"])
+    predictor = Predictor(model, device="cpu", precision="fp32")
+    changed = config.model_copy(update={"postprocess": model.spec.postprocess})
+    for case in cases:
+        found = []
+        for each in (config, changed):
+            validator = Validator(parts, each, LABELS, cases)
+            found.append(validator.segment(case, validator._engine(), tta=False))
+        expected = predictor(tiny_dataset / "imagesTr" / f"{case.id}.nii.gz").array
+        assert (found[1] == expected).mean() > 0.9999
+        assert (found[0] == expected).mean() < 0.9999
 
 
 def test_the_dice_during_training_is_that_of_the_written_masks(

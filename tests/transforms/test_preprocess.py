@@ -377,6 +377,24 @@ def test_ignored_voxels_are_resampled_as_one_more_label() -> None:
     assert share == pytest.approx(np.mean(values == 9), abs=1 / network.shape[0])
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_label_without_the_probability_asked_for_is_not_restored(nested: bool) -> None:
+    labels = LabelMap.from_mapping(NESTED) if nested else plain(4)
+    _, record = preprocess(stored_as(volume(), "ASR"), config(spacing=[1.3, 0.9, 2.0], crop={"above": 150.0}))
+    logits = torch.randn(labels.outputs, *record.network.shape, generator=torch.Generator().manual_seed(1))
+    least = [0.5 if nested else 0.0] * labels.outputs
+    least[-1] = 0.8
+    shares = restore_probabilities(logits, record, labels)
+    before, after = restore(logits, record, labels), restore(logits, record, labels, least)
+    last = len(labels) - 1
+    unsure = shares[-1] < 0.8 - 1e-5
+    assert ((before == last) & unsure).any()
+    assert not ((after == last) & unsure).any()
+    sure = shares[-1] > 0.8 + 1e-5
+    np.testing.assert_array_equal(after[sure], before[sure])
+    np.testing.assert_array_equal(after[before != last], before[before != last])
+
+
 @EVERY_CHAIN
 def test_a_record_survives_json(chain: dict[str, Any]) -> None:
     _, record = preprocess(stored_as(volume(), "ASR"), config(**chain))

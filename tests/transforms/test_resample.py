@@ -271,7 +271,7 @@ def test_the_order_of_labels_decides_nothing() -> None:
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("choose", ["argmax", "nested"])
+@pytest.mark.parametrize("choose", ["argmax", "least", "nested"])
 def test_labels_are_chosen_without_an_array_of_all_of_them(choose: str) -> None:
     """Tensors that are alive at once stay below two channels of the result, whatever the number of labels."""
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -288,11 +288,83 @@ def test_labels_are_chosen_without_an_array_of_all_of_them(choose: str) -> None:
 
     logits = torch.randn(50, 4, 4, 4)
     with Watch():
-        if choose == "argmax":
-            resample_argmax(logits, linear(logits, (16, 16, 16)))
+        if choose != "nested":
+            least = None if choose == "argmax" else [0.1] * 50
+            resample_argmax(logits, linear(logits, (16, 16, 16)), least=least)
         else:
             resample_nested(logits, linear(logits, (16, 16, 16)), [range(1, 20), range(20, 51)], np.eye(51, dtype=bool))
     assert largest <= 16**3
+
+
+# probabilities that are asked for
+
+
+def allowed(column: Sequence[float], least: Sequence[float]) -> int:
+    """The rule for one voxel of labels beside each other."""
+    shares = torch.tensor(column, dtype=torch.float64).softmax(0).tolist()
+    able = [index for index in range(len(column)) if index == 0 or shares[index] >= least[index]]
+    return max(able, key=lambda index: column[index])
+
+
+LEAST = [(0.0, 0.6, 0.0, 0.0), (0.0, 0.4, 0.45, 0.3), (0.9, 0.0, 0.0, 0.99), (0.0, 0.1, 0.01, 0.5)]
+
+
+@SHAPES
+@pytest.mark.parametrize("least", LEAST)
+def test_a_label_wins_only_with_the_probability_that_is_asked_for(
+    shape: tuple[int, ...], target: tuple[int, ...], least: tuple[float, ...]
+) -> None:
+    logits = torch.randn(4, *shape) * 2
+    for size in (target, shape):
+        result = resample_argmax(logits, linear(logits, size), least=least)
+        assert result.dtype == torch.uint8
+        columns = resample(logits, size, "linear").flatten(1).T.tolist()
+        assert result.flatten().tolist() == [allowed(column, least) for column in columns]
+
+
+@SHAPES
+def test_asking_for_nothing_or_little_is_the_plain_rule(shape: tuple[int, ...], target: tuple[int, ...]) -> None:
+    logits = torch.randn(5, *shape).round()  # with ties
+    plain = resample_argmax(logits, linear(logits, target))
+    for least in ((0.0,) * 5, (0.5, 0.0, 0.0, 0.0, 0.0), (0.0, 0.2, 0.0, 0.1999, 0.0)):
+        assert torch.equal(resample_argmax(logits, linear(logits, target), least=least), plain)
+    structures = FORESTS[-1]
+    logits = torch.randn(len(structures), *shape)
+    labels = nested_labels(structures)
+    half = resample_nested(
+        logits, linear(logits, target), labels.levels, labels.membership, least=[0.5] * len(structures)
+    )
+    assert torch.equal(half, resample_nested(logits, linear(logits, target), labels.levels, labels.membership))
+
+
+@pytest.mark.parametrize(
+    ("liver", "tumour", "spleen", "least", "expected"),
+    [
+        (3.0, 0.8, -9.0, (0.5, 0.7, 0.5), "liver"),  # log(0.7 / 0.3) is 0.847
+        (3.0, 0.9, -9.0, (0.5, 0.7, 0.5), "tumour"),
+        (0.8, -9.0, -9.0, (0.7, 0.5, 0.5), "background"),
+        (-1.0, -9.0, -9.0, (0.2, 0.5, 0.5), "liver"),  # log(0.2 / 0.8) is -1.386
+        (-1.0, -9.0, -1.1, (0.2, 0.5, 0.2), "liver"),  # of two that are there the larger logit is painted
+        (-1.2, -9.0, -1.1, (0.2, 0.5, 0.2), "spleen"),
+        (-1.0, -1.2, -9.0, (0.2, 0.2, 0.5), "tumour"),  # inside of what is painted, however sure that is
+        (-9.0, -1.2, -1.1, (0.5, 0.2, 0.2), "spleen"),
+        (2.0, -9.0, 1.5, (0.9, 0.5, 0.5), "spleen"),  # the liver would be larger but is not there
+        (-1.0, -9.0, -9.0, (0.2, 0.9, 0.9), "liver"),
+    ],
+)
+def test_nested_structures_are_there_above_their_own_probability(
+    liver: float, tumour: float, spleen: float, least: tuple[float, ...], expected: str
+) -> None:
+    labels = nested_labels({"liver": [1, 2], "tumour": 2, "spleen": 3})
+    logits = torch.tensor([liver, tumour, spleen]).reshape(3, 1, 1)
+    found = resample_nested(logits, linear(logits, (1, 1)), labels.levels, labels.membership, least=least)
+    assert labels.names[int(found)] == expected
+
+
+def test_no_logit_is_too_large_to_be_compared() -> None:
+    logits = torch.tensor([[500.0, -500.0], [499.0, 0.0], [-500.0, 1.0]]).unsqueeze(1)  # two voxels
+    result = resample_argmax(logits, linear(logits, (1, 2)), least=(0.0, 0.2, 0.8))
+    assert result.tolist() == [[0, 1]]
 
 
 # rows

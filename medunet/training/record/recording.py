@@ -13,6 +13,7 @@ from medunet.config.schema import Config
 from medunet.errors import Interrupted
 from medunet.io.check import CaseStatistics
 from medunet.labels import LabelMap
+from medunet.postprocess import least_probabilities
 from medunet.training.record.curves import Curves
 from medunet.training.record.monitor import Monitor
 from medunet.training.record.passport import write_passport
@@ -75,7 +76,8 @@ def watch(log: RunLog, validator: Validator, config: Config) -> None:
     images = config.logging.images
     if images is None or not (_has_board(config) or config.logging.mlflow):
         return
-    log.slices = Slices(validator.cases[: images.cases], validator.labels, images.every)
+    least = least_probabilities(config.postprocess, validator.labels)
+    log.slices = Slices(validator.cases[: images.cases], validator.labels, images.every, least)
     validator.seen = log.slices.see
 
 

@@ -30,12 +30,16 @@ class Slices:
         cases: which ones.
         labels: names, indices and colours.
         every: how many validations there are to a picture.
+        least: by output, the probability without which its label is not chosen.
     """
 
-    def __init__(self, cases: Sequence[CachedCase], labels: LabelMap, every: int = 1) -> None:
+    def __init__(
+        self, cases: Sequence[CachedCase], labels: LabelMap, every: int = 1, least: Sequence[float] | None = None
+    ) -> None:
         self._planes = {case.id: (case, _Plane.through(case)) for case in cases}
         self._labels = labels
         self._every = every
+        self._least = least
         self._seen: dict[str, tuple[NDArray[np.generic], NDArray[np.generic]]] = {}  # image and truth, read once
         self.predictions: dict[str, NDArray[np.generic]] = {}
         """The last ones seen, by case id."""
@@ -49,7 +53,7 @@ class Slices:
         """
         if case.id in self._planes:
             cut = self._planes[case.id][1].cut(logits)
-            self.predictions[case.id] = _indices(cut, self._labels)
+            self.predictions[case.id] = _indices(cut, self._labels, self._least)
 
     def wanted(self, validations: int) -> bool:
         """Whether the last of so many validations is to be drawn: the first, and every so often after it."""
@@ -120,6 +124,6 @@ class _Plane:
         return (array.T if self.turned else array)[rows, columns]
 
 
-def _indices(logits: Tensor, labels: LabelMap) -> NDArray[np.generic]:
+def _indices(logits: Tensor, labels: LabelMap, least: Sequence[float] | None) -> NDArray[np.generic]:
     """Of the labels that logits (C, *S) mean, as prediction takes them."""
-    return label_indices(logits, [Line(())] * (logits.ndim - 1), labels)
+    return label_indices(logits, [Line(())] * (logits.ndim - 1), labels, least)

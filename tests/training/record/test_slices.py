@@ -76,6 +76,18 @@ def test_truth_and_prediction_are_drawn_side_by_side(cases: tuple[Case, ...], pr
     assert np.array_equal(wrong[:, :side], wrong[:, 2 * side + 8 :])  # background: nothing is drawn
 
 
+def test_pictures_show_what_thresholds_leave(cases: tuple[Case, ...], prepare: Callable[..., Any]) -> None:
+    case, labels = prepare(cases[0])
+    logits = logits_of(case, labels).float()
+    least = [0.0, 1.01 * float(logits.softmax(0)[1].max()), 0.0]
+    slices, strict = Slices([case], labels), Slices([case], labels, least=least)
+    for each in (slices, strict):
+        each.see(case, logits)
+    before, after = slices.predictions[case.id], strict.predictions[case.id]
+    assert (before == 1).any()
+    np.testing.assert_array_equal(after, np.where(before == 1, 0, before))
+
+
 def test_the_slice_goes_through_structures_where_voxels_are_ignored_too(
     write_dataset: Callable[..., Path], tmp_path: Path, make_config: Callable[..., Any]
 ) -> None:
