@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy._core.multiarray import scalar
 from torch import Tensor
 
 from medunet.config.schema import Config
@@ -42,7 +44,9 @@ def read(folder: Path) -> tuple[Config, dict[str, Tensor]]:
     dataset = json.loads((folder / "dataset.json").read_text())
     network = plan["architecture"]["arch_kwargs"]
     config = Config.model_validate_json(json.dumps(settings(plan, dataset, network)))
-    held = torch.load(folder / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=False)  # noqa: S614
+    numbers = [type(np.dtype(name)) for name in ("float32", "float64", "int64")]
+    with torch.serialization.safe_globals([scalar, np.dtype, *numbers]):
+        held = torch.load(folder / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=True)
     theirs = held["network_weights"]
     ours = build_network(config.network, len(dataset["channel_names"]), len(dataset["labels"])).state_dict()
     weights = {}

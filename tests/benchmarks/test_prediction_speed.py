@@ -120,10 +120,8 @@ def test_prediction_is_faster_than_nnunet_s(tmp_path: Path) -> None:
 
     def own(name: str, *options: str) -> Run:
         image, mask = tmp_path / name / "case_0000.nii.gz", tmp_path / f"{name}-own" / "case.nii.gz"
-        return run(
-            [sys.executable, "-m", "medunet", "predict", "-m", model, "-i", image, "-o", mask, "--no-tta", "-d", "cpu"]
-            + ["--report", tmp_path / f"{name}.json", *options]
-        )
+        command: list[str | Path] = [sys.executable, "-m", "medunet", "predict", "--no-tta", "-d", "cpu", "-m", model]
+        return run([*command, "-i", image, "-o", mask, "--report", tmp_path / f"{name}.json", *options])
 
     rows = {"nnU-Net": peer("large"), "medunet, first time": own("large")}
     rows |= {"medunet": own("large"), "medunet --engine torch": own("large", "--engine", "torch")}
