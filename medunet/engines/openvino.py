@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as distribution_version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -43,8 +45,15 @@ def _library() -> Any:
 
 
 def version() -> str:
-    """Of the library."""
-    return str(_library().get_version())
+    """Of the library, without importing it.
+
+    Raises:
+        DeviceError: it is not installed.
+    """
+    try:
+        return distribution_version("openvino")
+    except PackageNotFoundError as error:
+        raise DeviceError("OpenVINO was asked for, but it is not installed.", _MISSING) from error
 
 
 def write_form(network: Network, channels: int, patch: tuple[int, ...], folder: Path) -> None:
