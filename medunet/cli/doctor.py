@@ -32,6 +32,7 @@ REQUIRED = {
 OPTIONAL = {
     "codecs": ("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls"),
     "mlflow": ("mlflow",),
+    "ray": ("ray",),
     "tensorboard": ("tensorboard",),
 }
 """Extra to the distributions it installs."""

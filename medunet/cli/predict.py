@@ -43,6 +43,9 @@ def predict(
     ] = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave finished cases alone.")] = False,
     report: Annotated[Path | None, typer.Option("--report", help="Where the JSON report goes.")] = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Use a Ray cluster: HOST:PORT, or auto.")
+    ] = None,
 ) -> None:
     """Segment images; masks lie on exactly the grid that came in.
 
@@ -52,6 +55,7 @@ def predict(
     from medunet.errors import UsageError
     from medunet.inference.batch import Options
     from medunet.inference.batch import predict as run
+    from medunet.inference.cluster import predict_on_cluster as on_cluster
     from medunet.inference.predictor import Predictor
 
     if engine not in ("auto", "torch"):
@@ -63,9 +67,17 @@ def predict(
         skip_existing=skip_existing,
         report=report,
     )
-    predictor = Predictor([*model], device=device, tta=tta)
     with counted("cases") as advance:
-        reports = run(predictor, source, output, options, progress=lambda done, total, _: advance(done, total))
+
+        def progress(done: int, total: int, _: object) -> None:
+            advance(done, total)
+
+        if ray is None:
+            predictor = Predictor([*model], device=device, tta=tta)
+            reports = run(predictor, source, output, options, progress=progress)
+        else:
+            settings = {"device": device, "tta": tta}
+            reports = on_cluster(model, source, output, options, address=ray, settings=settings, progress=progress)
     failed = [entry for entry in reports if entry.status == "failed"]
     for entry in reports:
         for written in entry.outputs:

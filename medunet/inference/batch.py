@@ -20,7 +20,7 @@ from medunet.inference.pipeline import run, stoppable
 from medunet.inference.predictor import MASKS, Predictor
 from medunet.inference.report import CaseReport, Report
 from medunet.io.files import NIFTI, image_ending, stem
-from medunet.model import library_versions
+from medunet.model import Model, library_versions
 
 FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd"}
 REPORT_FILE = "predict.json"
@@ -80,7 +80,8 @@ def predict(
     plan = plan_cases(source, output, options, channels=len(predictor.spec.modality))
     meter = PeakMeter()
     reports: dict[str, CaseReport] = {}
-    with stoppable(), open_report(plan, output, options, _header(predictor)) as report:
+    about = header(predictor.models, _facts(predictor))
+    with stoppable(), open_report(plan, output, options, about) as report:
         works = (
             CaseWork(
                 predictor,
@@ -177,16 +178,26 @@ def _targets(inputs: Sequence[Input], output: Path, options: Options) -> list[Ta
     ]
 
 
-def _header(predictor: Predictor) -> dict[str, Any]:
+def header(models: Sequence[Model], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """All of a report but the cases.
+
+    Args:
+        models: of one task.
+        facts: what is computed with: `device`, `precision` and `tta`.
+    """
     return {
         "format": 1,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "models": [
-            {"path": str(model.path), "name": model.spec.name, "weights_sha256": model.id} for model in predictor.models
-        ],
-        "labels": replace(predictor.labels, ignore=()).to_mapping(),  # a mask holds no unknown voxel
+        "models": [{"path": str(model.path), "name": model.spec.name, "weights_sha256": model.id} for model in models],
+        "labels": replace(models[0].labels, ignore=()).to_mapping(),  # a mask holds no unknown voxel
+        **facts,
+        "versions": library_versions(),
+    }
+
+
+def _facts(predictor: Predictor) -> dict[str, Any]:
+    return {
         "device": str(predictor.device),
         "precision": str(predictor.precision).removeprefix("torch."),
         "tta": predictor.tta,
-        "versions": library_versions(),
     }

@@ -140,13 +140,13 @@ class Report:
 
         Returns:
             Its entry, or None if it is to be done (again), and then a sentence that says why, if there is a reason.
-
-        Raises:
-            OSError: an output cannot be read.
         """
         if not all(path.is_file() for path in outputs):
             return None, ""
-        found = [output_entry(path) for path in outputs]
+        try:
+            found = [output_entry(path) for path in outputs]
+        except OSError as error:
+            return None, f"{error.filename} cannot be read ({error.strerror}), so it is predicted again."
         if self._earlier is None:
             return CaseReport(case, source, "skipped", outputs=found), ""
         entry = self._earlier.get(case)

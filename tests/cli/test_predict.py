@@ -76,6 +76,7 @@ def test_one_bad_file_ends_with_1_and_one_sentence(cli: Any, tiny_model: Path, f
         ({"-f": "tiff"}, '"tiff" is no output format'),
         ({"-d": "quantum"}, '"quantum" is no device'),
         ({"--engine": "magic"}, "magic"),
+        ({"--ray": "nowhere"}, '"nowhere" is no address of a Ray cluster'),
         ({"-o": "mask.png"}, "A mask cannot be written to"),
         ({"-o": "mask.nii.gz"}, "is one file, but there are 2 cases"),
     ],

@@ -111,6 +111,19 @@ def test_a_case_whose_output_changed_is_done_again(earlier: Path, tmp_path: Path
     assert "a_seg.nii.gz is not what" in reason
 
 
+def test_a_case_whose_output_cannot_be_read_is_done_again(
+    earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(module, "output_entry", unreadable)
+    with Report(earlier, HEADER, ["a", "b"], resume=True) as report:
+        found, reason = report.finished("a", "a.nii.gz", [tmp_path / "a_seg.nii.gz"])
+    assert found is None
+    assert "a_seg.nii.gz cannot be read (Permission denied)" in reason
+
+
 def test_a_case_of_which_a_file_is_missing_is_done_again(earlier: Path, tmp_path: Path) -> None:
     wanted = [tmp_path / "a_seg.nii.gz", tmp_path / "a_seg.nrrd"]
     with Report(earlier, HEADER, ["a", "b"], resume=True) as report:
