@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "RAY_USAGE_STATS_ENABLED": "0"}
 """Environment variables and the values that mean "no telemetry"."""
 
 for _name, _value in QUIET.items():

@@ -34,6 +34,7 @@ OPTIONAL = {
     "codecs": ("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls"),
     "mlflow": ("mlflow",),
     "onnx": ("onnx", "onnxruntime"),
+    "ray": ("ray",),
     "tensorboard": ("tensorboard",),
 }
 """Extra to the distributions it installs."""

@@ -51,6 +51,9 @@ def predict(
     ] = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave finished cases alone.")] = False,
     report: Annotated[Path | None, typer.Option("--report", help="Where the JSON report goes.")] = None,
+    ray: Annotated[
+        str | None, typer.Option("--ray", metavar="ADDRESS", help="Use a Ray cluster: HOST:PORT, or auto.")
+    ] = None,
 ) -> None:
     """Segment images; masks lie on exactly the grid that came in.
 
@@ -59,6 +62,7 @@ def predict(
     from medunet.cli.progress import counted
     from medunet.inference.batch import Options
     from medunet.inference.batch import predict as run
+    from medunet.inference.cluster import predict_on_cluster as on_cluster
     from medunet.inference.predictor import Predictor
     from medunet.model import load_model
 
@@ -72,9 +76,16 @@ def predict(
     models = [load_model(path) for path in model]
     if overrides:
         models = [loaded.changed(overrides) for loaded in models]
-    predictor = Predictor(models, device=device, tta=tta, engine=engine, memory_limit=memory_limit)
+    settings = {"device": device, "tta": tta, "engine": engine, "memory_limit": memory_limit}
     with counted("cases") as advance:
-        reports = run(predictor, source, output, options, progress=lambda done, total, _: advance(done, total))
+
+        def progress(done: int, total: int, _: object) -> None:
+            advance(done, total)
+
+        if ray is None:
+            reports = run(Predictor(models, **settings), source, output, options, progress=progress)
+        else:
+            reports = on_cluster(models, source, output, options, address=ray, settings=settings, progress=progress)
     failed = [entry for entry in reports if entry.status == "failed"]
     for entry in reports:
         for written in entry.outputs:

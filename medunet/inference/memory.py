@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from pathlib import Path
 
 from medunet.errors import UsageError
@@ -59,3 +60,30 @@ def peak_bytes() -> int | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+class PeakMeter:
+    """Peak memory of this process during spans that overlap; safe to be used from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._peaks: dict[object, int | None] = {}
+
+    def begin(self, span: object) -> None:
+        """Measure from now on."""
+        with self._lock:
+            self._note()
+            self._peaks[span] = None
+
+    def end(self, span: object) -> int | None:
+        """Largest resident size in bytes since `begin`; None where it is unknown."""
+        with self._lock:
+            self._note()
+            return self._peaks.pop(span)
+
+    def _note(self) -> None:
+        """Give the peak so far to all open spans and start anew."""
+        peak = peak_bytes()
+        for span, before in self._peaks.items():
+            self._peaks[span] = peak if before is None or peak is None else max(before, peak)
+        reset_peak()

@@ -137,7 +137,7 @@ class Predictor:
         if not given:
             raise UsageError("At least one model is needed.")
         self.models = [model if isinstance(model, Model) else load_model(model) for model in given]
-        _check_together(self.models)
+        check_together(self.models)
         self.spec = self.models[0].spec
         self.labels = self.models[0].labels
         self.seen = union(model.spec.seen for model in self.models)
@@ -296,7 +296,12 @@ def _from_nibabel(image: Any) -> Volume:
     return Volume(array[None], geometry, source)
 
 
-def _check_together(models: Sequence[Model]) -> None:
+def check_together(models: Sequence[Model]) -> None:
+    """Refuse models of different tasks.
+
+    Raises:
+        ModelError: they differ in labels, channels or preprocessing.
+    """
     first, *others = models
     for model in others:
         for key, same in (

@@ -100,12 +100,16 @@ def new_spec(
     )
 
 
-def write_spec(folder: Path, spec: ModelSpec) -> None:
-    """Write model.yaml; what a model has nothing to say of is left out, so that older versions read it."""
+def spec_text(spec: ModelSpec) -> str:
+    """The content of model.yaml; what a model has nothing to say of is left out, so that older versions read it."""
     unsaid = {"weights": spec.weights == (WEIGHTS_FILE,), "seen": spec.seen is None}
     content = spec.model_dump(mode="json", exclude={key for key, unneeded in unsaid.items() if unneeded})
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    (folder / SPEC_FILE).write_text(text, encoding="utf-8")
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def write_spec(folder: Path, spec: ModelSpec) -> None:
+    """Write model.yaml."""
+    (folder / SPEC_FILE).write_text(spec_text(spec), encoding="utf-8")
 
 
 def parse_spec(data: bytes, path: Path) -> ModelSpec:

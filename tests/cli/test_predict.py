@@ -81,6 +81,7 @@ def test_one_bad_file_ends_with_1_and_one_sentence(cli: Any, tiny_model: Path, f
         ({"--set": "inference.overlap=2"}, "must be a number of at least 0 and less than 1"),
         ({"--set": "network.dims=2"}, "only inference and postprocess can"),
         ({"--set": "overlap"}, "must be written as key=value"),
+        ({"--ray": "nowhere"}, '"nowhere" is no address of a Ray cluster'),
         ({"-o": "mask.png"}, "A mask cannot be written to"),
         ({"-o": "mask.nii.gz"}, "is one file, but there are 2 cases"),
     ],

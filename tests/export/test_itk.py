@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -86,3 +88,44 @@ def test_what_itk_says_about_a_failure_is_one_sentence(tmp_path: Path, monkeypat
         write_itk(segmentation(), tmp_path / "mask.nrrd")
     assert caught.value.message == f"{tmp_path / 'mask.nrrd'} cannot be written: itk::ERROR: no space left."
     assert list(tmp_path.iterdir()) == []
+
+
+SHRINKING_DISK = """
+import os, resource, sys
+from pathlib import Path
+import numpy as np
+from medunet.errors import OutputError
+from medunet.export.itk import write_itk
+from medunet.export.nifti import write_nifti
+from medunet.geometry import Geometry
+from medunet.io.volume import Segmentation
+from medunet.labels import LabelMap
+
+array = np.random.default_rng(0).integers(0, 2, (64, 64, 48)).astype(np.uint8)
+labels = LabelMap.from_mapping({"background": 0, "organ": 1})
+mask = Segmentation(array, Geometry.plain(array.shape, (1.0, 1.0, 1.0)), labels)
+path = Path(sys.argv[1])
+write = write_nifti if path.name.endswith((".nii", ".nii.gz")) else write_itk
+size = os.path.getsize(write(mask, path))
+path.unlink()
+refused = 0
+for limit in (size - 1, size - 3, size - 100, size - 3000, size // 2, 4096, 10):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        write(mask, path)
+    except OutputError:
+        refused += 1
+    if os.listdir(path.parent):
+        sys.exit(f"{limit} of {size} bytes leave {os.listdir(path.parent)}")
+print(refused)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of the size of files")
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".nii", ".nii.gz"])
+def test_a_disk_without_room_for_the_last_bytes_leaves_no_half_file(tmp_path: Path, ending: str) -> None:
+    """The size of files is limited in a process of its own; writing fails there as on a full disk."""
+    done = subprocess.run(
+        [sys.executable, "-c", SHRINKING_DISK, tmp_path / f"mask{ending}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from medunet.inference.memory import PeakMeter
+
 PROGRAM = """
 import json
 import numpy as np
@@ -31,6 +33,25 @@ def test_the_peak_is_measured_anew() -> None:
     before, peak, after = json.loads(done.stdout)
     assert peak - before > 0.9 * 8 * 8_000_000
     assert after < peak
+
+
+def test_spans_that_overlap_each_get_their_own_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = iter([5, 70, 30, 20, 10])
+    monkeypatch.setattr("medunet.inference.memory.peak_bytes", lambda: next(peaks))
+    monkeypatch.setattr("medunet.inference.memory.reset_peak", lambda: None)
+    meter = PeakMeter()
+    meter.begin("a")  # 5 is of the time before
+    meter.begin("b")  # 70 is of a alone
+    meter.begin("c")  # 30 is of a and b
+    assert meter.end("a") == 70
+    assert meter.end("b") == 30
+
+
+def test_where_the_peak_is_unknown_it_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medunet.inference.memory.peak_bytes", lambda: None)
+    meter = PeakMeter()
+    meter.begin("a")
+    assert meter.end("a") is None
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux resets the peak")

@@ -1,0 +1,169 @@
+"""One case on its way from an input to its output files, in three stages; what goes wrong becomes its report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from medunet.errors import DeviceError, MedunetError
+from medunet.export.nifti import write_nifti_array
+from medunet.inference.inputs import Input
+from medunet.inference.memory import PeakMeter
+from medunet.inference.predictor import Prediction, Predictor
+from medunet.inference.report import CaseReport, output_entry
+from medunet.io.volume import Volume
+
+logger = logging.getLogger("medunet")
+
+Finished = Callable[[str, str, list[Path]], tuple[CaseReport | None, str]]
+"""Case, input and outputs to the entry of a case that is done already; see `Report.finished`."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Files that one case becomes.
+
+    Attributes:
+        masks: one per format.
+        probabilities: None: they are not wanted.
+    """
+
+    masks: tuple[Path, ...]
+    probabilities: Path | None
+
+    def paths(self) -> list[Path]:
+        """All of them."""
+        return [*self.masks, *([self.probabilities] if self.probabilities else [])]
+
+
+class CaseWork:
+    """A case that is read, computed and written: a `pipeline.Work`. Lets go of what the next stage does not need.
+
+    Args:
+        predictor: loaded model(s).
+        entry: what to read.
+        targets: what to write.
+        series: which DICOM series.
+        meter: of the process; shared by all cases that overlap.
+        finished: finds cases that need no work; None: all do.
+
+    Attributes:
+        report: complete when `write` has returned.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        entry: Input,
+        targets: Targets,
+        *,
+        series: str | None,
+        meter: PeakMeter,
+        finished: Finished | None = None,
+    ) -> None:
+        self.report = CaseReport(entry.id, str(entry.paths[0]))
+        self._predictor = predictor
+        self._entry = entry
+        self._targets = targets
+        self._series = series
+        self._meter = meter
+        self._finished = finished
+        self._volume: Volume | None = None
+        self._prediction: Prediction | None = None
+        self._seconds = 0.0
+        self._note = ""
+        self._error: Exception | None = None
+
+    def read(self) -> None:
+        """Read the image, unless the case is done already."""
+        self._meter.begin(self)
+        with self._stage():
+            if self._is_finished():
+                return
+            volume = self._entry.read(self._series, channels=len(self._predictor.spec.modality))
+            self.report.warnings.extend([*self._entry.notes, *volume.source.notes])
+            self._volume = volume
+
+    def compute(self) -> None:
+        """Segment it."""
+        volume, self._volume = self._volume, None
+        if volume is None:
+            return
+        with self._stage():
+            wanted = self._targets.probabilities is not None
+            self._prediction = self._predictor(volume, probabilities=wanted)
+
+    def write(self) -> None:
+        """Write the files and complete the report."""
+        prediction, self._prediction = self._prediction, None
+        if prediction is not None:
+            with self._stage():
+                self._write(prediction)
+        peak = self._meter.end(self)
+        if self.report.status != "skipped":
+            self.report.seconds = round(self._seconds, 3)
+            self.report.peak_memory_bytes = peak
+
+    def tell(self) -> None:
+        """Log what a user should know of it, in the thread and at the moment that the caller chooses."""
+        if self._note:
+            logger.warning("%s: %s", self.report.case, self._note)
+        if self._error is not None:
+            logger.debug("%s", self.report.case, exc_info=self._error)
+        log_outcome(self.report)
+
+    def _is_finished(self) -> bool:
+        if self._finished is None:
+            return False
+        known, self._note = self._finished(self.report.case, self.report.input, self._targets.paths())
+        if known is not None:
+            self.report = known
+        return known is not None
+
+    def _write(self, prediction: Prediction) -> None:
+        report = self.report
+        for target in self._targets.masks:
+            report.outputs.append(output_entry(prediction.save(target)))
+        path = self._targets.probabilities
+        if path is not None and prediction.probabilities is not None:
+            write_nifti_array(prediction.probabilities, prediction.geometry, prediction.source, path)
+            report.outputs.append(output_entry(path))
+        report.forecast_memory_bytes, report.engine = prediction.forecast_bytes, prediction.engine
+        report.flags = [asdict(flag) for flag in prediction.flags]
+        report.volumes_ml = {name: round(ml, 3) for name, ml in prediction.volumes_ml().items()}
+        if not prediction.array.any():
+            report.warnings.append("No structure was found; the mask is empty.")
+        report.status = "done"
+
+    @contextmanager
+    def _stage(self) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        except Exception as error:  # whatever is wrong with one case, the others are worth their masks
+            self._fail(error)
+        finally:
+            self._seconds += time.monotonic() - start
+
+    def _fail(self, error: Exception) -> None:
+        if isinstance(error, MemoryError):
+            error = DeviceError("The computer ran out of memory.", "Close other programs, or predict on a larger one.")
+        if isinstance(error, MedunetError):
+            self.report.error, self.report.hint = error.message, error.hint
+        else:
+            self._error = error
+            self.report.error = f"Something unexpected went wrong: {type(error).__name__}: {error}"
+            self.report.hint = "Please report this, with what -v prints."
+
+
+def log_outcome(report: CaseReport) -> None:
+    """Log the error of a failed case, the warnings of one that is done, nothing of one that was skipped."""
+    if report.status == "failed":
+        logger.error("%s failed: %s", report.case, f"{report.error} {report.hint}".rstrip())
+    elif report.status == "done":
+        for warning in (*report.warnings, *(flag["message"] for flag in report.flags)):
+            logger.warning("%s: %s", report.case, warning)
