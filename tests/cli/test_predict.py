@@ -34,7 +34,9 @@ def test_stdout_is_the_paths_of_the_masks_and_nothing_else(
     done = cli("predict", "-m", tiny_model, "-i", folder, "-o", tmp_path / "out", "-d", "cpu")
     assert done.code == 0
     assert done.out.splitlines() == [str(tmp_path / "out" / f"case_0{n}_seg.nii.gz") for n in (1, 2)]
-    assert done.err == ""
+    forecasts = [line for line in done.err.splitlines() if "windows; about" in line and "of memory, with torch" in line]
+    assert forecasts == done.err.splitlines()
+    assert len(forecasts) == 2
 
 
 def test_one_bad_case_ends_with_3_and_the_others_are_written(
@@ -82,6 +84,7 @@ def test_one_bad_file_ends_with_1_and_one_sentence(cli: Any, tiny_model: Path, f
         ({"--set": "network.dims=2"}, "only inference and postprocess can"),
         ({"--set": "overlap"}, "must be written as key=value"),
         ({"--ray": "nowhere"}, '"nowhere" is no address of a Ray cluster'),
+        ({"--memory-limit": "lots"}, '"lots" is no size of memory'),
         ({"-o": "mask.png"}, "A mask cannot be written to"),
         ({"-o": "mask.nii.gz"}, "is one file, but there are 2 cases"),
     ],
@@ -110,6 +113,28 @@ def test_a_device_that_is_absent_ends_with_1(cli: Any, tiny_model: Path, folder:
     assert done.code == 1
     assert 'The device "cuda:9" was asked for' in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_limit_that_is_too_small_is_refused_with_a_number(
+    cli: Any, tiny_model: Path, folder: Path, tmp_path: Path
+) -> None:
+    arguments = ("predict", "-m", tiny_model, "-i", folder, "-o", tmp_path / "out", "--memory-limit")
+    done = cli(*arguments, "20MB")
+    assert done.code == 1
+    assert "of memory at least; 20 MB may be taken" in done.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predict.json"]
+    assert cli(*arguments, "4GB").code == 0
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_the_report_says_what_computed_and_what_was_expected(
+    cli: Any, tiny_model: Path, folder: Path, tmp_path: Path, engine: str
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    assert cli("predict", "-m", model, "-i", folder, "-o", tmp_path / "out", "--engine", engine).code == 0
+    for case in json.loads((tmp_path / "out" / "predict.json").read_text())["cases"]:
+        assert case["engine"] == engine
+        assert case["forecast_memory_bytes"] > 50_000_000
 
 
 def test_options_reach_the_batch(cli: Any, tiny_model: Path, folder: Path, tmp_path: Path) -> None:
