@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -76,7 +76,7 @@ def predict(
     models = [load_model(path) for path in model]
     if overrides:
         models = [loaded.changed(overrides) for loaded in models]
-    settings = {"device": device, "tta": tta, "engine": engine, "memory_limit": memory_limit}
+    settings: dict[str, Any] = {"device": device, "tta": tta, "engine": engine, "memory_limit": memory_limit}
     with counted("cases") as advance:
 
         def progress(done: int, total: int, _: object) -> None:
