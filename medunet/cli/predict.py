@@ -49,6 +49,9 @@ def predict(
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Write CASE_prob.nii.gz, one volume per label.")
     ] = False,
+    save_uncertainty: Annotated[
+        bool, typer.Option("--save-uncertainty", help="Write CASE_entropy.nii.gz, and where networks disagree.")
+    ] = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave finished cases alone.")] = False,
     report: Annotated[Path | None, typer.Option("--report", help="Where the JSON report goes.")] = None,
     ray: Annotated[
@@ -70,6 +73,7 @@ def predict(
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
         series=series,
         probabilities=save_probabilities,
+        uncertainty=save_uncertainty,
         skip_existing=skip_existing,
         report=report,
     )

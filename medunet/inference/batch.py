@@ -15,6 +15,7 @@ from typing import Any
 from medunet.atomic import make_folder
 from medunet.errors import UsageError
 from medunet.inference.case import CaseWork, Targets
+from medunet.inference.doubt import MAPS as DOUBTS
 from medunet.inference.inputs import Input, find_inputs
 from medunet.inference.memory import PeakMeter
 from medunet.inference.pipeline import run, stoppable
@@ -39,6 +40,7 @@ class Options:
         formats: keys of `FORMATS`.
         series: which DICOM series: UID, text of its description, or "largest".
         probabilities: write `CASE_prob.nii.gz` too, one volume per label on the fourth axis.
+        uncertainty: write `CASE_entropy.nii.gz` too, and of several networks `CASE_disagreement.nii.gz`.
         skip_existing: leave cases alone whose outputs are all there and are those that the report lists.
         report: where the report goes; None: `predict.json` in an output folder, none beside a single file.
         ahead: read the next case and write the last one while one is computed; False: one at a time, in the memory
@@ -48,6 +50,7 @@ class Options:
     formats: tuple[str, ...] = ("nifti",)
     series: str | None = None
     probabilities: bool = False
+    uncertainty: bool = False
     skip_existing: bool = False
     report: Path | None = None
     ahead: bool = True
@@ -81,7 +84,7 @@ def predict(
         OutputError: the output folder or report cannot be written.
     """
     source, output, options = Path(source), Path(output), options or Options()
-    plan = plan_cases(source, output, options, channels=len(predictor.spec.modality))
+    plan = plan_cases(source, output, options, predictor.models)
     meter = PeakMeter()
     reports: dict[str, CaseReport] = {}
     about = header(predictor.models, _facts(predictor))
@@ -113,15 +116,16 @@ def predict(
     return list(reports.values())
 
 
-def plan_cases(source: Path, output: Path, options: Options, *, channels: int) -> list[tuple[Input, Targets]]:
+def plan_cases(source: Path, output: Path, options: Options, models: Sequence[Model]) -> list[tuple[Input, Targets]]:
     """All cases of `source` and the files they become; makes the output folder.
 
     Raises:
         UsageError, OutputError: as `predict`.
     """
     _check_output(source, output, options)
-    inputs = find_inputs(source, channels=channels)
-    return list(zip(inputs, _targets(inputs, output, options), strict=True))
+    inputs = find_inputs(source, channels=len(models[0].spec.modality))
+    networks = sum(model.size for model in models)
+    return list(zip(inputs, _targets(inputs, output, options, networks), strict=True))
 
 
 def open_report(
@@ -160,11 +164,13 @@ def _check_output(source: Path, output: Path, options: Options) -> None:
         raise UsageError(f"{output} has not the ending of the format {wanted}.", "Leave out -f, or change the name.")
 
 
-def _targets(inputs: Sequence[Input], output: Path, options: Options) -> list[Targets]:
+def _targets(inputs: Sequence[Input], output: Path, options: Options, networks: int) -> list[Targets]:
     """Output files per case."""
 
-    def probabilities(folder: Path, name: str) -> Path | None:
-        return folder / f"{name}_prob.nii.gz" if options.probabilities else None
+    def others(folder: Path, name: str) -> tuple[Path | None, dict[str, Path]]:
+        probabilities = folder / f"{name}_prob.nii.gz" if options.probabilities else None
+        wanted = DOUBTS[: min(2, networks)] if options.uncertainty else ()
+        return probabilities, {doubt: folder / f"{name}_{doubt}.nii.gz" for doubt in wanted}
 
     if _is_file(output):
         if len(inputs) > 1 or len(options.formats) > 1:
@@ -173,12 +179,12 @@ def _targets(inputs: Sequence[Input], output: Path, options: Options) -> list[Ta
                 "Give a folder with -o.",
             )
         make_folder(output.parent)
-        return [Targets((output,), probabilities(output.parent, stem(output).removesuffix("_seg")))]
+        return [Targets((output,), *others(output.parent, stem(output).removesuffix("_seg")))]
     make_folder(output)
     return [
         Targets(
             tuple(output / f"{entry.id}_seg{FORMATS[name]}" for name in dict.fromkeys(options.formats)),
-            probabilities(output, entry.id),
+            *others(output, entry.id),
         )
         for entry in inputs
     ]

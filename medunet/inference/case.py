@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from medunet.errors import DeviceError, MedunetError
@@ -30,14 +30,16 @@ class Targets:
     Attributes:
         masks: one per format.
         probabilities: None: they are not wanted.
+        maps: by name; empty: they are not wanted.
     """
 
     masks: tuple[Path, ...]
     probabilities: Path | None
+    maps: Mapping[str, Path] = field(default_factory=dict)
 
     def paths(self) -> list[Path]:
         """All of them."""
-        return [*self.masks, *([self.probabilities] if self.probabilities else [])]
+        return [*self.masks, *([self.probabilities] if self.probabilities else []), *self.maps.values()]
 
 
 class CaseWork:
@@ -94,8 +96,12 @@ class CaseWork:
         if volume is None:
             return
         with self._stage():
-            wanted = self._targets.probabilities is not None
-            self._prediction = self._predictor(volume, probabilities=wanted)
+            self._prediction = self._predictor(
+                volume,
+                probabilities=self._targets.probabilities is not None,
+                uncertainty=bool(self._targets.maps),
+                scratch=self._targets.masks[0].parent,
+            )
 
     def write(self) -> None:
         """Write the files and complete the report."""
@@ -132,7 +138,11 @@ class CaseWork:
         if path is not None and prediction.probabilities is not None:
             write_nifti_array(prediction.probabilities, prediction.geometry, prediction.source, path)
             report.outputs.append(output_entry(path))
+        for name, path in self._targets.maps.items():
+            write_nifti_array(prediction.maps[name], prediction.geometry, prediction.source, path)
+            report.outputs.append(output_entry(path))
         report.forecast_memory_bytes, report.engine = prediction.forecast_bytes, prediction.engine
+        report.uncertainty = {name: _short(each) for name, each in prediction.uncertainty.items()}
         report.flags = [asdict(flag) for flag in prediction.flags]
         report.volumes_ml = {name: round(ml, 3) for name, ml in prediction.volumes_ml().items()}
         if not prediction.array.any():
@@ -158,6 +168,10 @@ class CaseWork:
             self._error = error
             self.report.error = f"Something unexpected went wrong: {type(error).__name__}: {error}"
             self.report.hint = "Please report this, with what -v prints."
+
+
+def _short(numbers: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in numbers.items()}
 
 
 def log_outcome(report: CaseReport) -> None:

@@ -72,7 +72,7 @@ def predict_on_cluster(
     ray = _import_ray()
     loaded = [model if isinstance(model, Model) else load_model(model) for model in models]
     check_together(loaded)
-    plan = plan_cases(source, output, options, channels=len(loaded[0].spec.modality))
+    plan = plan_cases(source, output, options, loaded)
     reports: dict[str, CaseReport] = {}
     with _connected(ray, address), stoppable():
         crew = Crew(ray, [_content(model) for model in loaded], settings, ahead=options.ahead)

@@ -72,16 +72,21 @@ class Plan:
         return f"{self.windows} windows{tiles}; about {as_size(self.peak_bytes)} of memory{device}"
 
 
-def plan(
-    image: PreparedImage, ways: Sequence[Way], labels: LabelMap, budget: Budget, *, probabilities: bool = False
-) -> Plan:
+def plan(image: PreparedImage, ways: Sequence[Way], labels: LabelMap, budget: Budget, *, maps: int = 0) -> Plan:
     """The way through an image that computes the fewest windows within the memory.
+
+    Args:
+        image: what to segment.
+        ways: of the networks.
+        labels: of the model.
+        budget: memory that may be taken.
+        maps: float32 arrays on the original grid that are held beside the labels.
 
     Raises:
         OutOfMemoryError: there is none.
     """
     axis = best_axis(ways, image.shape)
-    fixed = _fixed(image, labels, probabilities=probabilities)
+    fixed = _fixed(image, labels, maps)
     least: int | None = None
     for pieces in _tilings(image, ways, axis):
         tiles = _tiles(image, axis, pieces)
@@ -123,13 +128,12 @@ def _tiles(image: PreparedImage, axis: int, pieces: Sequence[int]) -> tuple[Tile
     return tuple(Tile.of(image.record, native, axis) for native in itertools.product(*sides))
 
 
-def _fixed(image: PreparedImage, labels: LabelMap, *, probabilities: bool) -> int:
+def _fixed(image: PreparedImage, labels: LabelMap, maps: int) -> int:
     """Bytes that do not depend on tiles."""
     voxels = math.prod(image.record.original.shape)
-    kept = labels.outputs * _FLOAT * voxels if probabilities else 0
     growth = math.prod(image.shape) / math.prod(image.record.crop_shape)
     preparing = min(READ, math.prod(image.record.crop_shape)) * _FLOAT * (1 + 2 * max(1.0, growth))
-    return voxels * labels.index_dtype.itemsize + kept + int(preparing)
+    return voxels * labels.index_dtype.itemsize + maps * _FLOAT * voxels + int(preparing)
 
 
 @dataclass(frozen=True)

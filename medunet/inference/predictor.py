@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +26,25 @@ from medunet.export.itk import write_itk
 from medunet.export.nifti import write_nifti
 from medunet.geometry import Geometry
 from medunet.inference.choice import Engines, Member
+from medunet.inference.doubt import MAPS, Doubt
 from medunet.inference.memory import bytes_of, resident_bytes
 from medunet.inference.plan import Budget, Plan, looked_at, plan
 from medunet.inference.quality import Flag, find_flags
+from medunet.inference.scratch import Scratch
 from medunet.io.files import NIFTI, check_finite, from_itk, from_simpleitk, image_ending
 from medunet.io.read import read_volume
 from medunet.io.volume import Segmentation, Source, Volume
+from medunet.labels import LabelMap
 from medunet.model import Model, load_model
 from medunet.model.seen import union
 from medunet.postprocess import least_probabilities, postprocess
 from medunet.sliding_window.blank import Blanks
 from medunet.sliding_window.network import Way
-from medunet.sliding_window.stream import mean_rows
+from medunet.sliding_window.stream import mean_of, rows_together
 from medunet.transforms.preprocess import PreparedImage
 from medunet.transforms.restore import (
     LabelRows,
+    MapRows,
     ProbabilityRows,
     RestoredRows,
     Tile,
@@ -63,12 +67,17 @@ class Prediction(Segmentation):
     Attributes:
         probabilities: (C, *spatial) float32 on the same grid, if they were asked for: one channel per label,
             background first; of nested labels one per structure, without the background.
+        uncertainty: per structure, numbers from 0 (sure) to 1: `entropy`, if it was asked for, and `disagreement` of
+            several networks; see `inference.doubt`.
+        maps: (*spatial) float32 on the same grid by name, entropy and disagreement, if they were asked for.
         forecast_bytes: main memory that the process was expected to hold at most.
         engine: library that computed it.
         flags: reasons not to trust it, see `inference.quality`.
     """
 
     probabilities: NDArray[np.float32] | None = None
+    uncertainty: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    maps: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     forecast_bytes: int = 0
     engine: str = ""
     flags: tuple[Flag, ...] = ()
@@ -88,6 +97,19 @@ class Prediction(Segmentation):
 
 
 @dataclass(frozen=True)
+class _Wanted:
+    """What is kept of a prediction beside the labels, and where until it is written; None: in memory."""
+
+    probabilities: bool
+    uncertainty: bool
+    scratch: Path | None
+
+    def in_memory(self, labels: LabelMap) -> int:
+        """Arrays on the original grid that are held in memory."""
+        return 0 if self.scratch is not None else labels.outputs * self.probabilities + 2 * self.uncertainty
+
+
+@dataclass(frozen=True)
 class _Course:
     """An image on its way through the networks."""
 
@@ -96,12 +118,12 @@ class _Course:
     engines: Sequence[Engine]
     plan: Plan
 
-    def rows(self, tile: Tile, blanks: Sequence[Blanks | None]) -> Iterator[Tensor]:
-        """Logits of a tile, the mean of all networks."""
+    def rows(self, tile: Tile, blanks: Sequence[Blanks | None]) -> Iterator[list[Tensor]]:
+        """Logits of a tile, of each network."""
         self.image.look_at(looked_at(self.image, self.ways, tile))
         networks = zip(self.ways, self.engines, blanks, strict=True)
         axis = self.plan.axis
-        return mean_rows(
+        return rows_together(
             [way.rows(self.image, engine, axis, tile.network, blank) for way, engine, blank in networks], axis
         )
 
@@ -151,7 +173,15 @@ class Predictor:
         self.engines = Engines(self._members, engine, self.device, self.precision)
         self._lock = threading.Lock()
 
-    def __call__(self, source: Any, *, series: str | None = None, probabilities: bool = False) -> Prediction:
+    def __call__(
+        self,
+        source: Any,
+        *,
+        series: str | None = None,
+        probabilities: bool = False,
+        uncertainty: bool = False,
+        scratch: str | Path | None = None,
+    ) -> Prediction:
         """Segment one image.
 
         Args:
@@ -159,6 +189,8 @@ class Predictor:
                 SimpleITK or itk image.
             series: which DICOM series: UID, text of its description, or "largest".
             probabilities: keep them in the result (C times the memory of the image).
+            uncertainty: keep maps of entropy and, of several networks, of disagreement.
+            scratch: a folder on a disk that takes probabilities and maps instead of the memory.
 
         Raises:
             DataError: the image cannot be read, holds NaN, or has another number of channels than the model.
@@ -166,8 +198,13 @@ class Predictor:
         """
         volume = self._checked(as_volume(source, series, channels=len(self.spec.modality)))
         with self._lock:
-            prediction = self._predict(volume, probabilities=probabilities)
-        return replace(prediction, flags=find_flags(volume, prediction, self.seen))
+            prediction = self._predict(
+                volume, _Wanted(probabilities, uncertainty, None if scratch is None else Path(scratch))
+            )
+        disagreement = {
+            name: each["disagreement"] for name, each in prediction.uncertainty.items() if "disagreement" in each
+        }
+        return replace(prediction, flags=find_flags(volume, prediction, self.seen, disagreement))
 
     def _checked(self, volume: Volume) -> Volume:
         """The volume, if the networks take its axes and channels."""
@@ -181,40 +218,58 @@ class Predictor:
             )
         return volume
 
-    def plan(self, source: Any, *, series: str | None = None, probabilities: bool = False) -> Plan:
+    def plan(self, source: Any, *, series: str | None = None) -> Plan:
         """How an image would be segmented, and in how much memory; the arguments are those of a call."""
         volume = self._checked(as_volume(source, series, channels=len(self.spec.modality)))
         with self._lock:
-            return self._course(volume, probabilities=probabilities).plan
+            return self._course(volume, 0).plan
 
-    def _course(self, volume: Volume, *, probabilities: bool) -> _Course:
+    def _course(self, volume: Volume, maps: int) -> _Course:
         image = PreparedImage(volume, self.spec.preprocess)
         engines = self.engines.ready(self._windows(image))
         ways = [self._way(member, engine.at_once) for member, engine in zip(self._members, engines, strict=True)]
         budget = self._budget(image, ways, engines)
-        return _Course(image, ways, engines, plan(image, ways, self.labels, budget, probabilities=probabilities))
+        return _Course(image, ways, engines, plan(image, ways, self.labels, budget, maps=maps))
 
-    def _predict(self, volume: Volume, *, probabilities: bool) -> Prediction:
-        course = self._course(volume, probabilities=probabilities)
-        record, axis, name = course.image.record, course.plan.axis, volume.source.path.name
+    def _predict(self, volume: Volume, wanted: _Wanted) -> Prediction:
+        course = self._course(volume, wanted.in_memory(self.labels))
+        record, name = course.image.record, volume.source.path.name
         logger.info("%s: %s, with %s.", name, course.plan.describe(), self.engines.name)
+        scratch = Scratch(wanted.scratch)
         indices = empty_labels(record, self.labels)
-        kept = empty_probabilities(record, self.labels) if probabilities else None
+        kept = empty_probabilities(record, self.labels, scratch.zeros) if wanted.probabilities else None
+        maps = scratch.zeros((2, *record.original.shape)) if wanted.uncertainty else None
+        doubt = Doubt(self.labels, len(self._members), entropy=wanted.uncertainty)
         blanks = [Blanks() if member.model.spec.inference.skip_air else None for member in self._members]
         least = least_probabilities(self.spec.postprocess, self.labels)
         for tile in course.plan.tiles:
-            sinks: list[RestoredRows] = [LabelRows(indices, record, self.labels, axis, tile, least)]
-            if kept is not None:
-                sinks.append(ProbabilityRows(kept, record, self.labels, axis, tile))
-            for logits in course.rows(tile, blanks):
+            place = (record, self.labels, course.plan.axis, tile)
+            sinks: list[RestoredRows] = [LabelRows(indices, *place, least)]
+            sinks += [ProbabilityRows(kept, *place)] if kept is not None else []
+            doubts = MapRows(maps, *place) if maps is not None else None
+            for parts in course.rows(tile, blanks):
+                if doubts is not None:
+                    doubts.add(doubt.add(parts))
+                elif len(parts) > 1:
+                    doubt.add(parts)
+                logits = mean_of(parts)
                 for sink in sinks:
                     sink.add(logits)
+                scratch.let_go()
         skipped = sum(blank.skipped for blank in blanks if blank is not None)
         if skipped:
             logger.info("%s: %d windows held nothing, and were not computed.", name, skipped)
         postprocess(indices, self.spec.postprocess, self.labels, volume.geometry.spacing)
         return Prediction(
-            indices, volume.geometry, self.labels, volume.source, kept, course.plan.peak_bytes, self.engines.name
+            indices,
+            volume.geometry,
+            self.labels,
+            volume.source,
+            probabilities=kept,
+            uncertainty=doubt.numbers(),
+            maps={} if maps is None else dict(zip(MAPS[: min(2, len(self._members))], maps, strict=False)),
+            forecast_bytes=course.plan.peak_bytes,
+            engine=self.engines.name,
         )
 
     def _windows(self, image: PreparedImage) -> int:

@@ -45,6 +45,7 @@ class CaseReport:
         forecast_memory_bytes: what that was expected to be, told before the networks began.
         engine: library that ran the networks.
         volumes_ml: per structure.
+        uncertainty: per structure, `entropy` and `disagreement`, 0 (sure) to 1, where they were computed.
         warnings: sentences about the input and the result.
         flags: reasons not to trust the result: name, structure (null: the image) and message of each.
         outputs: path and SHA-256 of each file written.
@@ -59,6 +60,7 @@ class CaseReport:
     forecast_memory_bytes: int | None = None
     engine: str = ""
     volumes_ml: dict[str, float] = field(default_factory=dict)
+    uncertainty: dict[str, dict[str, float]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     flags: list[dict[str, str | None]] = field(default_factory=list)
     outputs: list[dict[str, str]] = field(default_factory=list)

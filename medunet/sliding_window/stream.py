@@ -132,22 +132,28 @@ def _move_on(slab: Tensor, axis: int, step: int) -> None:
     slab.narrow(axis, depth - step, step).zero_()
 
 
-def mean_rows(streams: Sequence[Iterator[Tensor]], axis: int) -> Iterator[Tensor]:
-    """The mean of several streams along the same axis of one image, whose pieces may end at different rows."""
-    if len(streams) == 1:
-        yield from streams[0]
-        return
+def rows_together(streams: Sequence[Iterator[Tensor]], axis: int) -> Iterator[list[Tensor]]:
+    """Rows of several streams along the same axis of one image, whose pieces may end at different rows.
+
+    Yields:
+        The same rows of each; views that are good until the next ones are asked for.
+    """
     heads = [next(stream) for stream in streams]
     while heads:
         length = min(head.shape[axis + 1] for head in heads)
-        parts = [head.narrow(axis + 1, 0, length) for head in heads]
-        for part in parts[1:]:
-            parts[0] += part
-        yield parts[0].div_(len(parts))
+        yield [head.narrow(axis + 1, 0, length) for head in heads]
         rests = [head.narrow(axis + 1, length, head.shape[axis + 1] - length) for head in heads]
         pairs = zip(rests, streams, strict=True)
         following = (rest if rest.shape[axis + 1] else next(stream, None) for rest, stream in pairs)
         heads = [head for head in following if head is not None]
+
+
+def mean_of(parts: Sequence[Tensor]) -> Tensor:
+    """The mean, in the memory of the first."""
+    first, *others = parts
+    for part in others:
+        first += part
+    return first.div_(len(parts)) if others else first
 
 
 def with_mirrors(forward: Forward, axes: Sequence[int], batch_size: int = 1) -> Forward:

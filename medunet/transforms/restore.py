@@ -7,7 +7,7 @@ in float64; here no more than a few rows are.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,19 +148,35 @@ class LabelRows(RestoredRows):
         target[...] = label_indices(logits, lines, self.labels, self._least)
 
 
-class ProbabilityRows(RestoredRows):
+class MapRows(RestoredRows):
+    """Maps (M, *spatial) float32 as they are, interpolated."""
+
+    def fill(self, target: NDArray[np.generic], logits: Tensor, lines: Sequence[Line]) -> None:
+        """See the base."""
+        for number, row in enumerate(target):
+            native = torch.stack([along_lines(channel[number].contiguous(), lines[1:]) for channel in logits])
+            row[...] = self.changed(native).cpu().numpy()
+
+    def changed(self, native: Tensor) -> Tensor:
+        """What is kept of a row (M, *plane) on the original grid."""
+        return native
+
+
+class ProbabilityRows(MapRows):
     """Probabilities (C, *spatial) float32: by softmax, background first; of nested structures by sigmoid.
 
     They are those of the interpolated logits, so that the largest is that of the label that was chosen,
     unless it was less than a threshold.
     """
 
-    def fill(self, target: NDArray[np.generic], logits: Tensor, lines: Sequence[Line]) -> None:
+    def changed(self, native: Tensor) -> Tensor:
         """See the base."""
-        for number, row in enumerate(target):
-            native = torch.stack([along_lines(channel[number].contiguous(), lines[1:]) for channel in logits])
-            shares = native.sigmoid() if self.labels.nested else native.softmax(0)
-            row[...] = shares.cpu().numpy()
+        return native.sigmoid() if self.labels.nested else native.softmax(0)
+
+
+def float_zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Zeros in memory."""
+    return np.zeros(shape, np.float32)
 
 
 def empty_labels(record: Record, labels: LabelMap) -> NDArray[np.generic]:
@@ -168,9 +184,11 @@ def empty_labels(record: Record, labels: LabelMap) -> NDArray[np.generic]:
     return np.zeros(record.original.shape, labels.index_dtype)
 
 
-def empty_probabilities(record: Record, labels: LabelMap) -> NDArray[np.float32]:
+def empty_probabilities(
+    record: Record, labels: LabelMap, zeros: Callable[[tuple[int, ...]], NDArray[np.float32]] = float_zeros
+) -> NDArray[np.float32]:
     """Probabilities (C, *spatial) of what lies outside of the crop: 1 for the background, 0 for all else."""
-    result = np.zeros((labels.outputs, *record.original.shape), np.float32)
+    result = zeros((labels.outputs, *record.original.shape))
     if not labels.nested:
         result[0] = 1
     return result

@@ -154,6 +154,25 @@ def test_options_reach_the_batch(cli: Any, tiny_model: Path, folder: Path, tmp_p
     assert not (tmp_path / "out" / "predict.json").exists()
 
 
+def test_uncertainty_is_written_and_told(cli: Any, tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    arguments = ("predict", "-m", tiny_model, "-i", folder / "case_01.nii.gz", "--save-uncertainty", "-d", "cpu")
+    assert cli(*arguments, "-o", tmp_path / "one").code == 0
+    assert cli(*arguments, "-m", tiny_model, "-o", tmp_path / "two", "--tta").code == 0
+    assert not (tmp_path / "one" / "case_01_disagreement.nii.gz").exists()
+    image = nibabel.load(folder / "case_01.nii.gz")
+    for name, highest in (("entropy", 1.0), ("disagreement", 0.0)):  # a model does not disagree with itself
+        found = nibabel.load(tmp_path / "two" / f"case_01_{name}.nii.gz")
+        assert found.shape == image.shape
+        np.testing.assert_allclose(found.affine, image.affine)
+        values = np.asarray(found.dataobj)
+        assert 0 <= values.min() <= values.max() <= highest + 1e-6
+    (case,) = json.loads((tmp_path / "two" / "predict.json").read_text())["cases"]
+    assert len(case["outputs"]) == 3
+    for numbers in case["uncertainty"].values():
+        assert 0 <= numbers["entropy"] <= 1
+        assert numbers["disagreement"] == 0
+
+
 def test_steps_are_set_for_one_prediction(cli: Any, tiny_model: Path, folder: Path, tmp_path: Path) -> None:
     image, out = folder / "case_01.nii.gz", tmp_path / "mask.nii.gz"
     arguments = ("predict", "-m", tiny_model, "-i", image, "-o", out, "--report", tmp_path / "report.json")

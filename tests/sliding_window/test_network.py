@@ -17,7 +17,7 @@ from medunet.errors import DataError
 from medunet.networks.unet2015 import UNet2015
 from medunet.sliding_window.network import Way, best_axis, network_logits
 from medunet.sliding_window.spans import gaussian_weights, tile_spans, window_starts
-from medunet.sliding_window.stream import Forward, HeldImage, mean_rows, outer, stream_logits, with_mirrors
+from medunet.sliding_window.stream import Forward, HeldImage, mean_of, outer, rows_together, stream_logits, with_mirrors
 
 CASES = pytest.mark.parametrize(
     ("shape", "patch"),
@@ -359,7 +359,8 @@ def test_an_ensemble_is_the_mean_whatever_the_windows_of_its_members() -> None:
     ways = [Way((8, 8)), Way((12, 10), 0.3), Way((20, 31))]
     expected = torch.stack([network_logits(image, network, way) for way in ways]).mean(0)
     for axis in (0, 1):
-        found = mean_rows([way.rows(HeldImage(image), network, axis) for way in ways], axis)
+        together = rows_together([way.rows(HeldImage(image), network, axis) for way in ways], axis)
+        found = (mean_of(parts) for parts in together)
         torch.testing.assert_close(collected(found, axis), expected)
 
 
