@@ -89,8 +89,8 @@ class Doubt:
 
     def _entropies(self, logits: Tensor) -> Tensor:
         if self._labels.nested:
-            logs = torch.nn.functional.logsigmoid(logits), torch.nn.functional.logsigmoid(-logits)
-            return -sum(log.exp() * log for log in logs).amax(0) / math.log(2)
+            there, absent = torch.nn.functional.logsigmoid(logits), torch.nn.functional.logsigmoid(-logits)
+            return -(there.exp() * there + absent.exp() * absent).amin(0) / math.log(2)
         shares = logits.log_softmax(0)
         return -(shares.exp() * shares).sum(0) / math.log(len(logits))
 
