@@ -20,7 +20,16 @@ def entry(folder: Path, case: str, content: str = "mask") -> CaseReport:
     """The report of a case that is done, with its mask."""
     path = folder / f"{case}_seg.nii.gz"
     path.write_text(content)
-    return CaseReport(case, f"{case}.nii.gz", "done", 1.5, 7, {"organ": 2.0}, ["Ü noticed."], [output_entry(path)])
+    return CaseReport(
+        case,
+        f"{case}.nii.gz",
+        "done",
+        1.5,
+        7,
+        volumes_ml={"organ": 2.0},
+        warnings=["Ü noticed."],
+        outputs=[output_entry(path)],
+    )
 
 
 def read(path: Path) -> Any:
