@@ -8,6 +8,7 @@ wait for each other.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -55,6 +56,7 @@ from medunet.transforms.restore import (
 logger = logging.getLogger("medunet")
 
 _MEMORY = Path("image")
+_SHARE = 0.25  # of the memory, which probabilities and maps may take before they go to the disk
 
 MASKS = (*NIFTI, ".nrrd", ".mha")
 """Endings of files that a mask can be written to."""
@@ -98,15 +100,15 @@ class Prediction(Segmentation):
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What is kept of a prediction beside the labels, and where until it is written; None: in memory."""
+    """What is kept of a prediction beside the labels, and where it goes if there is much of it; None: to memory."""
 
     probabilities: bool
     uncertainty: bool
     scratch: Path | None
 
-    def in_memory(self, labels: LabelMap) -> int:
-        """Arrays on the original grid that are held in memory."""
-        return 0 if self.scratch is not None else labels.outputs * self.probabilities + 2 * self.uncertainty
+    def maps(self, labels: LabelMap) -> int:
+        """Arrays on the original grid."""
+        return labels.outputs * self.probabilities + 2 * self.uncertainty
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ class Predictor:
             series: which DICOM series: UID, text of its description, or "largest".
             probabilities: keep them in the result (C times the memory of the image).
             uncertainty: keep maps of entropy and, of several networks, of disagreement.
-            scratch: a folder on a disk that takes probabilities and maps instead of the memory.
+            scratch: a folder on a disk that takes probabilities and maps if they would fill much of the memory.
 
         Raises:
             DataError: the image cannot be read, holds NaN, or has another number of channels than the model.
@@ -232,10 +234,12 @@ class Predictor:
         return _Course(image, ways, engines, plan(image, ways, self.labels, budget, maps=maps))
 
     def _predict(self, volume: Volume, wanted: _Wanted) -> Prediction:
-        course = self._course(volume, wanted.in_memory(self.labels))
+        maps_bytes = 4 * wanted.maps(self.labels) * math.prod(volume.geometry.shape)
+        on_disk = wanted.scratch is not None and maps_bytes > _SHARE * (self.memory_limit or available_bytes())
+        course = self._course(volume, 0 if on_disk else wanted.maps(self.labels))
         record, name = course.image.record, volume.source.path.name
         logger.info("%s: %s, with %s.", name, course.plan.describe(), self.engines.name)
-        scratch = Scratch(wanted.scratch)
+        scratch = Scratch(wanted.scratch if on_disk else None)
         indices = empty_labels(record, self.labels)
         kept = empty_probabilities(record, self.labels, scratch.zeros) if wanted.probabilities else None
         maps = scratch.zeros((2, *record.original.shape)) if wanted.uncertainty else None

@@ -126,7 +126,7 @@ def test_works_are_made_when_their_turn_comes(log: list[str]) -> None:
 
 
 def told(code: str) -> str:
-    """What a program prints; in a process of its own, because a signal that nobody takes would end that of the tests."""
+    """What a program prints; in a process of its own, which a signal that nobody takes may end."""
     head = "import signal\nfrom medunet.inference.pipeline import stoppable\n"
     done = subprocess.run([sys.executable, "-c", head + code], capture_output=True, text=True, check=True)
     return done.stdout.strip()
