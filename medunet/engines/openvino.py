@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from importlib.util import find_spec
@@ -42,6 +43,14 @@ def _library() -> Any:
     except ImportError as error:
         raise DeviceError("OpenVINO was asked for, but it is not installed.", _MISSING) from error
     return openvino
+
+
+@cache
+def _core() -> Any:
+    """One for the process, never let go: its CPU plugin exchanges the stack that signals are handled on, and of two
+    plugins the one that goes last puts back the other's, which is freed by then; the next signal would end the process.
+    """
+    return _library().Core()
 
 
 def version() -> str:
@@ -101,7 +110,7 @@ class OpenVinoEngine:
         hint = {torch.float32: "f32", torch.bfloat16: "bf16"}[precision]
         settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "THROUGHPUT", **(options or {})}
         try:
-            compiled = openvino.Core().compile_model(str(folder / _MODEL), "CPU", settings)
+            compiled = _core().compile_model(str(folder / _MODEL), "CPU", settings)
         except RuntimeError as error:
             raise DeviceError(f"OpenVINO cannot run {folder}: {error}", "Use --engine torch.") from error
         self.at_once = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -118,7 +120,7 @@ def test_a_file_that_is_no_network_is_a_sentence(make: Callable[..., Engine], tm
 def test_a_library_that_is_not_installed_is_named(
     module: Any, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "openvino", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr(onnx, "is_installed", lambda: False)
     with pytest.raises(DeviceError, match=f"{name} was asked for") as caught:
         module.write_form(network(NETWORKS["unet 2d"][0]), 2, (32, 24), tmp_path)
@@ -132,3 +134,21 @@ def test_more_windows_than_requests_are_done_one_after_the_other(tmp_path: Path)
     whole = engine(patches)
     torch.testing.assert_close(torch.cat([engine(part) for part in patches.split(1)]), whole)
     assert engine.working_bytes((2, 2, *patch)) >= 4 * patches[0].numel()
+
+
+def test_signals_can_be_handled_after_engines_have_gone(tmp_path: Path) -> None:
+    """In a process of its own, which a signal on a stack that was freed would end; faulthandler makes such a stack."""
+    options, patch = NETWORKS["unet 2d"]
+    openvino.write_form(network(options), 2, patch, tmp_path)
+    code = (
+        "import faulthandler, os, pathlib, signal, sys, torch\n"
+        "faulthandler.enable()\n"
+        "from medunet.engines.openvino import OpenVinoEngine\n"
+        "engines = [OpenVinoEngine(pathlib.Path(sys.argv[1]), torch.float32) for _ in range(2)]\n"
+        "del engines[0]\n"
+        "engines.clear()\n"
+        "signal.signal(signal.SIGINT, lambda number, frame: print('handled'))\n"
+        "signal.raise_signal(signal.SIGINT)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n")
