@@ -65,7 +65,6 @@ def predict(
     from medunet.cli.progress import counted
     from medunet.inference.batch import Options
     from medunet.inference.batch import predict as run
-    from medunet.inference.cluster import predict_on_cluster as on_cluster
     from medunet.inference.predictor import Predictor
     from medunet.model import load_model
 
@@ -89,6 +88,8 @@ def predict(
         if ray is None:
             reports = run(Predictor(models, **settings), source, output, options, progress=progress)
         else:
+            from medunet.inference.cluster import predict_on_cluster as on_cluster
+
             reports = on_cluster(models, source, output, options, address=ray, settings=settings, progress=progress)
     failed = [entry for entry in reports if entry.status == "failed"]
     for entry in reports:

@@ -159,8 +159,10 @@ class Engines:
             self._open, self.reason = True, "There was too little to do to try another."
         return "torch"
 
-    def _built(self, kind: str) -> list[Engine]:
-        engines = [build(kind, member, self.device, self.precision) for member in self.members]
+    def _built(self, kind: str, *ready: Engine) -> list[Engine]:
+        """One engine per network; those of the first few may be there already."""
+        others = self.members[len(ready) :]
+        engines = [*ready, *(build(kind, member, self.device, self.precision) for member in others)]
         return [self._with_backing(member, engine) for member, engine in zip(self.members, engines, strict=True)]
 
     def _with_backing(self, member: Member, engine: Engine) -> Engine:
@@ -197,7 +199,7 @@ class Engines:
             f"A window took {seconds:.3g} s with OpenVINO and {torch_seconds:.3g} s with torch on this machine."
         )
         if kind == "openvino":
-            self._running = self._built(kind)
+            self._running = self._built(kind, engine)
         logger.info("Engine: %s. %s", kind, self.reason)
         self._remember({"engine": kind, "reason": self.reason})
 
