@@ -32,6 +32,7 @@ REQUIRED = {
 
 OPTIONAL = {
     "codecs": ("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls"),
+    "int8": ("nncf",),
     "mlflow": ("mlflow",),
     "onnx": ("onnx", "onnxruntime"),
     "ray": ("ray",),

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from medunet.cli import config, demo, doctor, evaluate, info, predict, train
+from medunet.cli import config, demo, doctor, evaluate, info, predict, quantize, train
 from medunet.errors import Interrupted, MedunetError, UsageError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
+app.command("quantize")(quantize.quantize)
 app.command("info")(info.info)
 app.command("doctor")(doctor.doctor)
 app.add_typer(config.app, name="config")

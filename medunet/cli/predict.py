@@ -31,7 +31,7 @@ def predict(
     ],
     formats: Annotated[str, typer.Option("--format", "-f", help="nifti, nrrd; several with commas.")] = "nifti",
     device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    engine: Annotated[str, typer.Option("--engine", help="auto, torch, openvino or onnx.")] = "auto",
+    engine: Annotated[str, typer.Option("--engine", help="auto, torch, openvino, openvino-int8 or onnx.")] = "auto",
     tta: Annotated[
         bool | None, typer.Option("--tta/--no-tta", help="Average over mirrored views; default: as the model says.")
     ] = None,

@@ -17,6 +17,7 @@ from typing import Any
 
 from medunet.atomic import atomic_folder, write_json
 from medunet.errors import OutputError
+from medunet.hashing import file_hash
 
 FORM_FILE = "form.json"
 
@@ -47,17 +48,33 @@ def kept_form(
     Raises:
         OutputError: none of the folders can be written to.
     """
-    places = [folder / f"{name}-{key_of(facts)}" for folder in folders]
-    for place in places:
+    return found_form(folders, name, facts) or new_form(folders, name, facts, make)
+
+
+def found_form(folders: Sequence[Path], name: str, facts: Mapping[str, Any]) -> tuple[Path, dict[str, Any]] | None:
+    """The folder of a form that is there and whole, and what was noted; the arguments are those of `kept_form`."""
+    for folder in folders:
+        place = _place(folder, name, facts)
         notes = _sound(place, facts)
         if notes is not None:
             return place, notes
-    for place in places[:-1]:
+    return None
+
+
+def new_form(
+    folders: Sequence[Path], name: str, facts: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]
+) -> tuple[Path, dict[str, Any]]:
+    """Make a form, whether it is there or not; see `kept_form`."""
+    for folder in folders[:-1]:
         try:
-            return _made(place, facts, make)
+            return _made(_place(folder, name, facts), facts, make)
         except OutputError:
             continue
-    return _made(places[-1], facts, make)
+    return _made(_place(folders[-1], name, facts), facts, make)
+
+
+def _place(folder: Path, name: str, facts: Mapping[str, Any]) -> Path:
+    return folder / f"{name}-{key_of(facts)}"
 
 
 def _made(
@@ -65,7 +82,7 @@ def _made(
 ) -> tuple[Path, dict[str, Any]]:
     with atomic_folder(place) as part:
         notes = dict(make(part))
-        files = {file.name: _hash(file) for file in sorted(part.iterdir())}
+        files = {file.name: file_hash(file) for file in sorted(part.iterdir())}
         write_json(part / FORM_FILE, {"facts": dict(facts), "notes": notes, "files": files})
     return place, notes
 
@@ -74,15 +91,7 @@ def _sound(place: Path, facts: Mapping[str, Any]) -> dict[str, Any] | None:
     """What was noted of a form that is there and whole; else None."""
     try:
         content = json.loads((place / FORM_FILE).read_text(encoding="utf-8"))
-        whole = all(_hash(place / name) == digest for name, digest in content["files"].items())
+        whole = all(file_hash(place / name) == digest for name, digest in content["files"].items())
         return dict(content["notes"]) if whole and content["facts"] == dict(facts) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as handle:
-        digest = hashlib.sha256()
-        for block in iter(lambda: handle.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

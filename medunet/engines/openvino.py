@@ -5,9 +5,12 @@ Its kernels for 3D convolutions are up to four times as fast as torch's in bfloa
 
 from __future__ import annotations
 
+import io
+import logging
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from functools import cache
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
@@ -85,26 +88,65 @@ def write_form(network: Network, channels: int, patch: tuple[int, ...], folder: 
         raise DeviceError(f"OpenVINO cannot convert this network: {error}", "Use --engine torch.") from error
 
 
+def write_int8(form: Path, windows: Sequence[Tensor], folder: Path) -> None:
+    """Write a form whose convolutions take whole numbers of 8 bits, by NNCF's post-training quantisation.
+
+    Args:
+        form: that `write_form` wrote to.
+        windows: (1, C_in, *patch) each, which show what values occur.
+        folder: an empty one.
+
+    Raises:
+        DeviceError: NNCF is not installed, or does not understand the network.
+    """
+    openvino = _library()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import nncf
+    except ImportError as error:
+        raise DeviceError(
+            "An int8 form was asked for, but NNCF is not installed.", 'Install it with: pip install "medunet[int8]".'
+        ) from error
+    nncf.set_log_level(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it draws bars on stdout
+            warnings.simplefilter("ignore")
+            shown = nncf.Dataset([window.numpy() for window in windows])
+            model = _core().read_model(str(form / _MODEL))
+            # mixed: what follows leaky ReLU has a sign
+            small = nncf.quantize(model, shown, preset=nncf.QuantizationPreset.MIXED, subset_size=len(windows))
+        openvino.save_model(small, str(folder / _MODEL), compress_to_fp16=False)
+    except Exception as error:  # its own classes are not public
+        raise DeviceError(f"NNCF cannot quantise this network: {error}", "Use --engine openvino.") from error
+
+
 class OpenVinoEngine:
     """A network that was converted, ready for inference on the CPU.
 
     Args:
-        folder: that `write_form` wrote to.
-        precision: of the arithmetic: float32 or bfloat16.
+        folder: that `write_form` or `write_int8` wrote to.
+        precision: of the arithmetic, as far as it is not of whole numbers: float32 or bfloat16.
         working: bytes that computing takes, as measured when the network was converted.
         options: further ones of OpenVINO.
+        name: by which it is told.
 
     Raises:
         DeviceError: OpenVINO is not installed, or the files are not its own.
     """
 
-    name = "openvino"
     device = torch.device("cpu")
 
     def __init__(
-        self, folder: Path, precision: torch.dtype, working: int = 0, options: Mapping[str, Any] | None = None
+        self,
+        folder: Path,
+        precision: torch.dtype,
+        working: int = 0,
+        options: Mapping[str, Any] | None = None,
+        name: str = "openvino",
     ) -> None:
         openvino = _library()
+        self.name = name
         self.precision = precision
         self._working = working
         hint = {torch.float32: "f32", torch.bfloat16: "bf16"}[precision]

@@ -21,7 +21,7 @@ from medunet.atomic import write_json
 from medunet.engines import machine, onnx, openvino
 from medunet.engines.backoff import BackingOff
 from medunet.engines.contract import TOLERANCE, Engine, deviation
-from medunet.engines.forms import kept_form, key_of, user_cache
+from medunet.engines.forms import found_form, kept_form, key_of, user_cache
 from medunet.engines.torch import TorchEngine
 from medunet.errors import DeviceError, OutputError, UsageError
 from medunet.inference.memory import resident_bytes
@@ -29,7 +29,9 @@ from medunet.model import Model
 
 logger = logging.getLogger("medunet")
 
-ENGINES = ("auto", "torch", "openvino", "onnx")
+INT8 = "openvino-int8"
+ENGINES = ("auto", "torch", "openvino", INT8, "onnx")
+
 FORMS = "engines"
 """Folder beside the weights that holds converted networks and what was measured."""
 
@@ -85,6 +87,8 @@ def build(kind: str, member: Member, device: torch.device, precision: torch.dtyp
     """
     if kind == "torch":
         return TorchEngine(member.model.build(member.number), member.model.spec.network.dims, device, precision)
+    if kind == INT8:
+        return _int8(member, precision)
     library = {"openvino": openvino, "onnx": onnx}[kind]
 
     def run(folder: Path, working: int = 0) -> Engine:
@@ -114,6 +118,27 @@ def build(kind: str, member: Member, device: torch.device, precision: torch.dtyp
     return run(folder, int(notes["working_bytes"]))
 
 
+def int8_facts(member: Member) -> dict[str, Any]:
+    """What an int8 form depends on."""
+    return {**member.facts(), "library": openvino.version()}
+
+
+def _int8(member: Member, precision: torch.dtype) -> Engine:
+    """The form that `inference.int8` made and found good.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = found_form(member.places(), INT8, int8_facts(member))
+    if found is None:
+        raise UsageError(
+            f"{member.model.path} has no int8 form for these versions of torch and OpenVINO.",
+            "Make one with: medunet quantize RUN, with the run folder of the training. Or use --engine openvino.",
+        )
+    folder, notes = found
+    return openvino.OpenVinoEngine(folder, precision, int(notes["working_bytes"]), name=INT8)
+
+
 @dataclass
 class Engines:
     """The engines of all networks of a predictor.
@@ -137,7 +162,7 @@ class Engines:
     def __post_init__(self) -> None:
         if self.wish not in ENGINES:
             raise UsageError(f'"{self.wish}" is no engine.', f"Use {', '.join(ENGINES)}.")
-        if self.wish in ("openvino", "onnx") and self.device.type != "cpu":
+        if self.wish not in ("auto", "torch") and self.device.type != "cpu":
             raise UsageError(f"{self.wish} runs on the CPU, not on {self.device}.", "Use -d cpu, or --engine torch.")
         self._spent = 0.0  # seconds that torch has taken for windows, or would have
         self._rate: float | None = None
@@ -177,7 +202,7 @@ class Engines:
         """One engine per network, for an image of so many windows (mirrored views counted)."""
         if self._open and windows > _FEW:
             if self._rate is None:
-                self._rate = _seconds(self._running[0], self.members[0])
+                self._rate = window_seconds(self._running[0], self.members[0])
             self._spent += windows * self._rate * len(self.members)
             if self._spent > _PATIENCE:
                 self._open = False
@@ -189,7 +214,7 @@ class Engines:
         member = self.members[0]
         try:
             engine = build("openvino", member, _CPU, self.precision)
-            seconds = _seconds(engine, member)
+            seconds = window_seconds(engine, member)
         except (DeviceError, OutputError) as error:
             self.reason = f"OpenVINO was tried: {error.message}"
             logger.warning("%s Going on with torch.", self.reason)
@@ -236,7 +261,7 @@ class Engines:
         logger.warning("Which engine is the fastest could not be written down; it will be measured again.")
 
 
-def _seconds(engine: Engine, member: Member) -> float:
+def window_seconds(engine: Engine, member: Member) -> float:
     """What a window takes if as many are given as are computed side by side: the better of two, after a first."""
     windows = torch.zeros((engine.at_once, member.channels, *member.patch))
     times = []

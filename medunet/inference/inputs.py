@@ -11,12 +11,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medunet.errors import DataError, UsageError
-from medunet.io.dicom import Series, choose, is_dicom, read_series, scan
 from medunet.io.files import image_ending, stem
-from medunet.io.read import read_volume
+from medunet.io.read import read_volume, reads_as_dicom
 from medunet.io.volume import Volume
+
+if TYPE_CHECKING:  # pydicom takes a fifth of a second to import, which a NIfTI file need not wait for
+    from medunet.io.dicom import Series
 
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
 
@@ -48,6 +51,8 @@ class Input:
             DataError: it cannot be read, or has another number of files than the model has channels.
         """
         if self.series:
+            from medunet.io.dicom import choose, read_series
+
             chosen = choose(self.series, select)
             volume = read_series(chosen)
             others = tuple(
@@ -80,7 +85,7 @@ def find_inputs(path: Path, *, channels: int = 1) -> list[Input]:
     if not path.exists():
         raise UsageError(f"There is no input {path}.", "Check the path.")
     if path.is_file():
-        if is_dicom(path):
+        if path.suffix.lower() != ".zip" and reads_as_dicom(path):
             return _studies(path)
         return [Input(stem(path), (path,))]
     files = sorted(entry for entry in path.iterdir() if entry.is_file() and image_ending(entry))
@@ -108,6 +113,8 @@ def _studies(path: Path, *, alone: bool = True) -> list[Input]:
 
     A study that is all there is (`alone`) is named after `path`, else after the sub-folder that holds it, if one does.
     """
+    from medunet.io.dicom import scan
+
     export = scan(path)
     studies: dict[str, list[Series]] = defaultdict(list)
     for series in export.series:

@@ -12,6 +12,7 @@ import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,9 @@ from medunet.io.read import read_volume
 from medunet.io.volume import Segmentation, Source, Volume
 from medunet.labels import LabelMap
 from medunet.model import Model, load_model
-from medunet.model.seen import union
+from medunet.model.seen import AIR, union
 from medunet.postprocess import least_probabilities, postprocess
-from medunet.sliding_window.blank import Blanks
+from medunet.sliding_window.blank import Air, Blanks
 from medunet.sliding_window.network import Way
 from medunet.sliding_window.stream import mean_of, rows_together
 from medunet.transforms.preprocess import PreparedImage
@@ -51,6 +52,7 @@ from medunet.transforms.restore import (
     Tile,
     empty_labels,
     empty_probabilities,
+    same_labels,
 )
 
 logger = logging.getLogger("medunet")
@@ -244,7 +246,7 @@ class Predictor:
         kept = empty_probabilities(record, self.labels, scratch.zeros) if wanted.probabilities else None
         maps = scratch.zeros((2, *record.original.shape)) if wanted.uncertainty else None
         doubt = Doubt(self.labels, len(self._members), entropy=wanted.uncertainty)
-        blanks = [Blanks() if member.model.spec.inference.skip_air else None for member in self._members]
+        blanks = self._blanks(course.image)
         least = least_probabilities(self.spec.postprocess, self.labels)
         for tile in course.plan.tiles:
             place = (record, self.labels, course.plan.axis, tile)
@@ -260,9 +262,7 @@ class Predictor:
                 for sink in sinks:
                     sink.add(logits)
                 scratch.let_go()
-        skipped = sum(blank.skipped for blank in blanks if blank is not None)
-        if skipped:
-            logger.info("%s: %d windows held nothing, and were not computed.", name, skipped)
+        _tell_of_air(name, [blank for blank in blanks if blank is not None])
         postprocess(indices, self.spec.postprocess, self.labels, volume.geometry.spacing)
         return Prediction(
             indices,
@@ -275,6 +275,13 @@ class Predictor:
             forecast_bytes=course.plan.peak_bytes,
             engine=self.engines.name,
         )
+
+    def _blanks(self, image: PreparedImage) -> list[Blanks | None]:
+        """For each network, the answers for windows that hold nothing."""
+        level = None if self.seen is None else self.seen.air
+        air = None if level is None else Air(*image.as_seen(0, (level, AIR)))
+        agree = partial(same_labels, self.labels)
+        return [Blanks(air, agree) if member.model.spec.inference.skip_air else None for member in self._members]
 
     def _windows(self, image: PreparedImage) -> int:
         """Windows of the network that has the most of them, mirrored views counted."""
@@ -298,6 +305,14 @@ class Predictor:
             mirror_axes=inference.mirror_axes if self.tta else (),
             network=member.model.spec.network,
         )
+
+
+def _tell_of_air(name: str, blanks: Sequence[Blanks]) -> None:
+    skipped = sum(blank.skipped for blank in blanks)
+    if skipped:
+        logger.info("%s: %d windows held nothing, and were not computed.", name, skipped)
+    if any(blank.refused for blank in blanks):
+        logger.info("%s: the network sees something in the noise of air, so air was computed.", name)
 
 
 def as_volume(source: Any, series: str | None = None, *, channels: int | None = None) -> Volume:

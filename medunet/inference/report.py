@@ -5,7 +5,6 @@ Knows nothing of images and networks.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import textwrap
@@ -18,6 +17,7 @@ from typing import Any
 
 from medunet.atomic import write_text
 from medunet.errors import OutputError
+from medunet.hashing import file_hash
 
 logger = logging.getLogger("medunet")
 
@@ -26,8 +26,6 @@ _CHEAP = 1 << 20
 
 _SHARE = 0.05
 """Share of the time that rewriting a longer report may take."""
-
-_BLOCK = 1 << 20
 
 
 @dataclass
@@ -74,11 +72,7 @@ def output_entry(path: Path) -> dict[str, str]:
     Raises:
         OSError: it cannot be read.
     """
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        for block in iter(lambda: handle.read(_BLOCK), b""):
-            digest.update(block)
-    return {"path": str(path), "sha256": digest.hexdigest()}
+    return {"path": str(path), "sha256": file_hash(path)}
 
 
 class Report:

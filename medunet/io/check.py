@@ -7,6 +7,7 @@ memory at a time. Knows nothing of how cases are preprocessed.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -23,7 +24,7 @@ from medunet.io.case import Case
 from medunet.io.files import read_mask
 from medunet.io.fingerprint import fingerprint
 from medunet.io.read import read_volume
-from medunet.io.structures import Extent, extents
+from medunet.io.structures import Extent, dimmest, extents
 from medunet.io.volume import Volume
 from medunet.labels import IGNORE, LabelMap, format_values
 
@@ -53,6 +54,7 @@ class CaseStatistics:
         tilt_degrees: how far the array axes are turned away from those of the patient.
         components: per structure that is there, its pieces (see `medunet.io.structures`).
         at_border: structures that touch the border of the image.
+        dimmest: what 95 % of the voxels of each structure reach, in the first channel; None without a structure.
     """
 
     id: str
@@ -68,6 +70,7 @@ class CaseStatistics:
     tilt_degrees: float = 0.0
     components: dict[str, int] = field(default_factory=dict)
     at_border: tuple[str, ...] = ()
+    dimmest: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As numbers, texts, lists and dicts."""
@@ -158,15 +161,17 @@ def _check_case(
         voxels=_voxels(mask.counts, labels),
         components={name: extent.components for name, extent in mask.extents.items()},
         at_border=tuple(name for name, extent in mask.extents.items() if extent.at_border),
+        dimmest=mask.dimmest if math.isfinite(mask.dimmest) else None,
     )
 
 
 @dataclass(frozen=True)
 class _Mask:
-    """What a mask holds: voxels per value, and the structures that are there."""
+    """What a mask holds: voxels per value, the structures that are there, and how dim they are in the image."""
 
     counts: Counter[int]
     extents: dict[str, Extent]
+    dimmest: float
 
 
 def _check_mask(case: Case, volume: Volume, labels: LabelMap, problems: list[Problem]) -> _Mask | None:
@@ -187,9 +192,11 @@ def _check_mask(case: Case, volume: Volume, labels: LabelMap, problems: list[Pro
     if unknown:
         rule = f"it holds {format_values(unknown)}, which no label names; the labels are {labels.describe()}."
         problems.append(Problem(case.id, "label", rule))
-    found = extents(mask, [label.values for label in labels.foreground])
-    there = {label.name: one for label, one in zip(labels.foreground, found, strict=True) if one is not None}
-    return _Mask(counts, there)
+    members = [label.values for label in labels.foreground]
+    there = {
+        label.name: one for label, one in zip(labels.foreground, extents(mask, members), strict=True) if one is not None
+    }
+    return _Mask(counts, there, math.inf if difference else dimmest(volume.array[0], mask, members))
 
 
 def _voxels(counts: Counter[int], labels: LabelMap) -> dict[str, int]:

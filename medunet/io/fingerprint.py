@@ -7,12 +7,9 @@ when its files still lie in the system's cache, this costs little beside unpacki
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from pathlib import Path
 
+from medunet.hashing import file_hash
 from medunet.io.case import Case
-
-_BLOCK = 1 << 20
 
 
 def fingerprint(case: Case) -> str:
@@ -24,14 +21,5 @@ def fingerprint(case: Case) -> str:
     whole = hashlib.sha256()
     for path in [*case.images, *([case.label] if case.label else [])]:
         for file in sorted(found for found in path.rglob("*") if found.is_file()) if path.is_dir() else [path]:
-            part = hashlib.sha256()
-            for block in _blocks(file):
-                part.update(block)
-            whole.update(part.digest())
+            whole.update(bytes.fromhex(file_hash(file)))
     return whole.hexdigest()
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with open(path, "rb") as handle:
-        while block := handle.read(_BLOCK):
-            yield block

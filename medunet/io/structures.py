@@ -1,4 +1,4 @@
-"""What can be told of a structure in a mask, whatever it is: its size, its pieces, whether the image cuts it off.
+"""What can be told of a structure, whatever it is: its size, its pieces, whether the image cuts it off, how dim it is.
 
 The masks that training saw and those that are predicted are looked at by this one function, so that the numbers can be
 compared. Knows nothing of labels or millimetres.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ _MOST_VOXELS = 1 << 22
 """Components are looked for in no more voxels than these: 4 MB of mask, 16 MB of numbers, 32 MB to count them."""
 
 _MANY_VALUES = 1 << 16
+
+_DIM = 0.05
+_BINS = 1024
 
 Box = tuple[slice, ...]
 
@@ -120,3 +124,34 @@ def _pieces(mask: NDArray[np.bool_]) -> int:
     numbered, _ = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
     sizes = np.bincount(numbered.ravel())[1:]
     return int(np.count_nonzero(sizes >= PIECE * sizes.sum()))
+
+
+def dimmest(image: NDArray[np.generic], mask: NDArray[np.generic], structures: Sequence[Sequence[int]]) -> float:
+    """The value that at least 95 % of the voxels of each structure reach, to a thousandth of the image's range.
+
+    Goes plane by plane and takes no memory that grows with the image.
+
+    Args:
+        image: (*spatial), finite.
+        mask: (*spatial) integers.
+        structures: see `extents`.
+
+    Returns:
+        That of the dimmest structure; infinity if there is none.
+    """
+    known = np.array(sorted({value for members in structures for value in members}))
+    counts = np.zeros((len(known), _BINS), np.int64)
+    low, high = float(image.min()), float(image.max())
+    width = max((high - low) / _BINS, np.finfo(np.float32).tiny)
+    axis = int(np.argmax(np.abs(mask.strides)))
+    for values, plane in zip(np.moveaxis(image, axis, 0), np.moveaxis(mask, axis, 0), strict=True):
+        there = np.isin(plane, known)
+        rows = np.searchsorted(known, plane[there])
+        bins = ((values[there].astype(np.float32) - low) / width).astype(np.int64).clip(0, _BINS - 1)
+        counts += np.bincount(rows * _BINS + bins, minlength=counts.size).reshape(counts.shape)
+    found = math.inf
+    for members in structures:
+        reached = np.cumsum(counts[np.isin(known, members)].sum(0))
+        if reached[-1]:
+            found = min(found, low + width * int(np.searchsorted(reached, _DIM * reached[-1], side="right")))
+    return found

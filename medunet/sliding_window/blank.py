@@ -2,12 +2,14 @@
 
 A third to a half of the windows of a CT hold air only. Intensities that are clipped make them constant, and a constant
 window has the logits of any other of the same value: that is exact. Air that keeps its noise is not constant; below a
-`level` that no structure came near in training it is taken for air without noise, as the network need not see it.
-nnU-Net and MONAI run the network on every window. Knows nothing of what the values mean.
+`level` that no structure came near in training it is taken for air without noise, if the network agrees: on the first
+such window it has to decide as it does without the noise. nnU-Net and MONAI run the network on every window. Knows
+nothing of what the values mean.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -39,13 +41,18 @@ class Blanks:
 
     Args:
         air: what counts as nothing beside constant windows; one channel only.
+        agree: whether two arrays of logits (C, *S) mean the same.
 
     Attributes:
         skipped: windows that the network was not run on.
+        refused: whether the network saw something in air, so that only constant windows are skipped.
     """
 
     air: Air | None = None
+    agree: Callable[[Tensor, Tensor], bool] = torch.equal
     skipped: int = 0
+    refused: bool = False
+    _tried: bool = False
     _known: dict[tuple[float, ...] | None, Tensor] = field(default_factory=dict)
 
     def over(self, forward: Forward) -> Forward:
@@ -53,6 +60,8 @@ class Blanks:
         return partial(self._run, forward)
 
     def _run(self, forward: Forward, patches: Tensor) -> Tensor:
+        if self.air is not None and not self._tried:
+            self._try(forward, patches, self.air)
         values = [self._value(patch) for patch in patches]
         busy = [number for number, value in enumerate(values) if value not in self._known]
         self.skipped += len(patches) - len(busy)
@@ -69,6 +78,17 @@ class Blanks:
         return torch.stack(
             [answers[number] if number in answers else self._known[value] for number, value in enumerate(values)]
         )
+
+    def _try(self, forward: Forward, patches: Tensor, air: Air) -> None:
+        """Show the first window of noise to the network, as it is and without noise."""
+        noisy = (patch for patch in patches if float(patch[0].amax()) <= air.level and float(patch.std()) > 0)
+        patch = next(noisy, None)
+        if patch is None:
+            return
+        self._tried = True
+        found, still = (forward(each[None])[0].clone() for each in (patch, torch.full_like(patch, air.value)))
+        if not self.agree(found, still):
+            self.air, self.refused = None, True
 
     def _value(self, patch: Tensor) -> tuple[float, ...] | None:
         """The value of each channel of a blank window; None if it holds something."""

@@ -217,6 +217,7 @@ def _optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optim
             momentum=config.momentum,
             nesterov=config.nesterov and config.momentum > 0,
             weight_decay=config.weight_decay,
+            fused=True,
         )
     if isinstance(config, NovoGradConfig):
         novograd: torch.optim.Optimizer = Novograd(
@@ -224,7 +225,7 @@ def _optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optim
         )
         return novograd
     kind = torch.optim.Adam if isinstance(config, AdamConfig) else torch.optim.AdamW
-    return kind(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    return kind(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

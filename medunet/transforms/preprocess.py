@@ -131,6 +131,10 @@ class PreparedImage:
         """Of the image."""
         return len(self._native)
 
+    def as_seen(self, channel: int, values: Sequence[float]) -> list[float]:
+        """Intensities of a channel as the network sees them."""
+        return [float(value) for value in self._changes[channel](np.array(values, np.float32))]
+
     def look_at(self, box: Sequence[tuple[int, int]]) -> None:
         """From now on prepare only what lies in a box, its first voxel and last but one along each axis.
 

@@ -89,6 +89,13 @@ def label_indices(
     return found.numpy().astype(labels.index_dtype, copy=False)
 
 
+def same_labels(labels: LabelMap, one: Tensor, other: Tensor) -> bool:
+    """Whether two arrays of logits (C, *S) mean the same labels."""
+    lines = [Line(())] * (one.ndim - 1)
+    first, second = (label_indices(logits.float().cpu(), lines, labels) for logits in (one, other))
+    return np.array_equal(first, second)
+
+
 class RestoredRows:
     """An array on the original grid that is filled from rows of logits, as the sliding window leaves them.
 

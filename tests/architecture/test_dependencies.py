@@ -17,7 +17,18 @@ ROOT = Path(__file__).resolve().parents[2]
 PARTS = {"pydantic_core": "pydantic", "itk-core": "itk"}
 """A module that comes with a declared distribution under a name of its own."""
 
-OPTIONAL_IMPORTS = {"pylibjpeg", "libjpeg", "openjpeg", "rle", "jpeg_ls", "tensorboard", "mlflow", "onnxruntime", "ray"}
+OPTIONAL_IMPORTS = {
+    "pylibjpeg",
+    "libjpeg",
+    "openjpeg",
+    "rle",
+    "jpeg_ls",
+    "tensorboard",
+    "mlflow",
+    "onnxruntime",
+    "nncf",
+    "ray",
+}
 
 
 def declared() -> dict[str, list[Requirement]]:

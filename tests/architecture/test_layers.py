@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "medunet"
 
 LAYERS = (
-    ("atomic", "environment", "errors", "geometry", "labels", "mirror"),
+    ("atomic", "environment", "errors", "geometry", "hashing", "labels", "mirror"),
     ("config",),
     ("io",),
     ("export", "losses", "metrics", "networks", "postprocess", "sliding_window", "transforms"),

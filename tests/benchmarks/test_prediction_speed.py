@@ -8,61 +8,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
 import numpy as np
-import psutil
 import pytest
 import torch
+from watched_run import Run, run
 
 HERE = Path(__file__).parent
 PEER = HERE.parents[1] / ".peers" / "nnunet" / "bin"
 SHAPE = tuple(int(number) for number in os.environ.get("SHAPE", "256,256,160").split(","))
 SMALL = (36, 50, 35)
-
-
-@dataclass
-class Run:
-    """What a command took: seconds, and bytes of its largest process and of all together at their peaks."""
-
-    seconds: float
-    largest: int
-    together: int
-
-
-def run(command: list[str | Path], **environment: str) -> Run:
-    """Run a command and watch the memory of all its processes."""
-    start = time.perf_counter()
-    process = psutil.Popen(
-        [str(part) for part in command],
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    peaks = {"largest": 0, "together": 0}
-
-    def watch() -> None:
-        while process.is_running():
-            try:
-                sizes = [each.memory_info().rss for each in [process, *process.children(recursive=True)]]
-            except psutil.Error:
-                continue
-            peaks["largest"] = max(peaks["largest"], *sizes)
-            peaks["together"] = max(peaks["together"], sum(sizes))
-            time.sleep(0.05)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    _, errors = process.communicate()
-    seconds = time.perf_counter() - start
-    assert process.returncode == 0, errors[-3000:].decode()
-    return Run(seconds, **peaks)
+LABELS = 60
 
 
 def volume(path: Path, shape: tuple[int, ...], source: Path) -> Path:
@@ -98,54 +60,117 @@ def network_seconds(model: Path, engine: str, windows: int) -> float:
     return float(done.stdout)
 
 
-@pytest.mark.benchmark
-@pytest.mark.timeout(0)
-@pytest.mark.skipif("NNUNET_MODEL" not in os.environ, reason="NNUNET_MODEL=folder of a trained nnU-Net is not set")
-@pytest.mark.skipif("IMAGE" not in os.environ, reason="IMAGE=an image of the kind it was trained on is not set")
-@pytest.mark.skipif(not (PEER / "python").exists(), reason="nnU-Net is not installed: make peer-nnunet")
-def test_prediction_is_faster_than_nnunet_s(tmp_path: Path) -> None:
-    peer_model, source = Path(os.environ["NNUNET_MODEL"]), Path(os.environ["IMAGE"])
-    model = tmp_path / "model"
-    subprocess.run([sys.executable, HERE / "nnunet_model.py", peer_model, model], check=True)
-    for name, shape in (("large", SHAPE), ("small", SMALL)):
-        (tmp_path / name).mkdir()
-        volume(tmp_path / name / "case_0000.nii.gz", shape, source)
-    threads = str(torch.get_num_threads())
+pytestmark = [
+    pytest.mark.benchmark,
+    pytest.mark.timeout(0),
+    pytest.mark.skipif("NNUNET_MODEL" not in os.environ, reason="NNUNET_MODEL=folder of a trained nnU-Net is not set"),
+    pytest.mark.skipif("IMAGE" not in os.environ, reason="IMAGE=an image of the kind it was trained on is not set"),
+    pytest.mark.skipif(not (PEER / "python").exists(), reason="nnU-Net is not installed: make peer-nnunet"),
+]
 
-    def peer(name: str) -> Run:
-        folders = {key: str(tmp_path) for key in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+
+@dataclass
+class Sides:
+    """Both commands on the images of a folder; masks end in `NAME-peer` and `NAME-TO`."""
+
+    folder: Path
+    peer_model: Path
+    model: Path
+
+    def image(self, name: str, shape: tuple[int, ...]) -> None:
+        """A volume of `shape` to segment."""
+        (self.folder / name).mkdir()
+        volume(self.folder / name / "case_0000.nii.gz", shape, Path(os.environ["IMAGE"]))
+
+    def peer(self, name: str) -> Run:
+        """nnU-Net."""
+        folders = {key: str(self.folder) for key in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
         command: list[str | Path] = [PEER / "nnUNetv2_predict_from_modelfolder", "-f", "0", "--disable_tta"]
-        command += ["-device", "cpu", "-i", tmp_path / name, "-o", tmp_path / f"{name}-peer", "-m", peer_model]
-        return run(command, **folders, OMP_NUM_THREADS=threads)
+        command += ["-device", "cpu", "-m", self.peer_model]
+        command += ["-i", self.folder / name, "-o", self.folder / f"{name}-peer"]
+        return run(command, **folders, OMP_NUM_THREADS=str(torch.get_num_threads()))
 
-    def own(name: str, *options: str) -> Run:
-        image, mask = tmp_path / name / "case_0000.nii.gz", tmp_path / f"{name}-own" / "case.nii.gz"
-        command: list[str | Path] = [sys.executable, "-m", "medunet", "predict", "--no-tta", "-d", "cpu", "-m", model]
-        return run([*command, "-i", image, "-o", mask, "--report", tmp_path / f"{name}.json", *options])
+    def own(self, name: str, *options: str, to: str = "own") -> Run:
+        """medunet."""
+        image, mask = self.folder / name / "case_0000.nii.gz", self.folder / f"{name}-{to}" / "case.nii.gz"
+        command: list[str | Path] = [sys.executable, "-m", "medunet", "predict", "--no-tta", "-d", "cpu"]
+        command += ["-m", self.model, "-i", image, "-o", mask, "--report", self.folder / f"{name}-{to}.json"]
+        return run([*command, *options])
 
-    rows = {"nnU-Net": peer("large"), "medunet, first time": own("large")}
-    rows |= {"medunet": own("large"), "medunet --engine torch": own("large", "--engine", "torch")}
-    own("large")
-    report = json.loads((tmp_path / "large.json").read_text())
+    def agreement(self, name: str) -> float:
+        """Share of the voxels in which the masks agree."""
+        paths = [self.folder / f"{name}-{side}" / "case.nii.gz" for side in ("peer", "own")]
+        one, other = (np.asarray(nibabel.load(path).dataobj) for path in paths)
+        return float((one == other).mean())
+
+
+def sides(folder: Path, peer_model: Path) -> Sides:
+    """The model in both forms."""
+    subprocess.run([sys.executable, HERE / "nnunet_model.py", peer_model, folder / "model"], check=True)
+    return Sides(folder, peer_model, folder / "model")
+
+
+def line(name: str, row: Run, peer: Run) -> str:
+    """A row of the table."""
+    return (
+        f"{name:24} {row.seconds:7.1f} s  {peer.seconds / row.seconds:5.2f} times nnU-Net  "
+        f"largest process {row.largest / 1e9:.2f} GB, all {row.together / 1e9:.2f} GB"
+    )
+
+
+def test_prediction_is_faster_than_nnunet_s(tmp_path: Path) -> None:
+    both = sides(tmp_path, Path(os.environ["NNUNET_MODEL"]))
+    both.image("large", SHAPE)
+    both.image("small", SMALL)
+    peer = both.peer("large")
+    rows = {"nnU-Net": peer, "medunet, first time": both.own("large"), "medunet": both.own("large")}
+    rows["medunet --engine torch"] = both.own("large", "--engine", "torch", to="torch")
+    report = json.loads((tmp_path / "large-own.json").read_text())
     (case,) = report["cases"]
-    masks = [
-        np.asarray(nibabel.load(path).dataobj)
-        for path in (tmp_path / "large-peer" / "case.nii.gz", tmp_path / "large-own" / "case.nii.gz")
-    ]
-    agreement = float((masks[0] == masks[1]).mean())
-    small = {"nnU-Net": [peer("small") for _ in range(3)], "medunet": [own("small") for _ in range(5)]}
+    agreement = both.agreement("large")
+    small = {"nnU-Net": [both.peer("small") for _ in range(3)], "medunet": [both.own("small") for _ in range(5)]}
     windows = int(np.prod([-(-(n - p) // (p // 2)) + 1 for n, p in zip(SHAPE, (40, 56, 40), strict=True)]))
-    bare = network_seconds(model, case["engine"], windows)
+    bare = network_seconds(both.model, case["engine"], windows)
     print(f"\n{SHAPE}, {windows} windows, {report['precision']}, engine {case['engine']}")
     for name, row in rows.items():
-        print(
-            f"{name:24} {row.seconds:7.1f} s  {rows['nnU-Net'].seconds / row.seconds:5.2f} times nnU-Net  "
-            f"largest process {row.largest / 1e9:.2f} GB, all {row.together / 1e9:.2f} GB"
-        )
+        print(line(name, row, peer))
     print(f"network alone {bare:.1f} s; the rest is {100 * (rows['medunet'].seconds / bare - 1):.0f} % of it")
     print(f"forecast {case['forecast_memory_bytes'] / 1e9:.2f} GB, peak {case['peak_memory_bytes'] / 1e9:.2f} GB")
     print(f"labels agree in {100 * agreement:.3f} % of the voxels")
     for name, times in small.items():
         print(f"{SMALL} from cold start, {name}: median {np.median([each.seconds for each in times]):.2f} s")
     assert agreement > 0.999
-    assert rows["medunet"].seconds < rows["nnU-Net"].seconds
+    assert rows["medunet"].seconds < peer.seconds
+
+
+def test_memory_with_many_labels_is_less_than_nnunet_s(tmp_path: Path) -> None:
+    with_more_labels(Path(os.environ["NNUNET_MODEL"]), tmp_path / "peer", LABELS)
+    both = sides(tmp_path, tmp_path / "peer")
+    both.image("large", SHAPE)
+    peer, own = both.peer("large"), both.own("large")
+    print(f"\n{SHAPE}, {LABELS} labels")
+    for name, row in {"nnU-Net": peer, "medunet": own}.items():
+        print(line(name, row, peer))
+    print(f"memory {own.together / peer.together:.2f} of nnU-Net's")
+    print(f"labels agree in {100 * both.agreement('large'):.3f} % of the voxels")
+    assert own.together < peer.together / 4
+
+
+def with_more_labels(source: Path, target: Path, labels: int) -> None:
+    """A copy of a trained nnU-Net folder whose last layers give more labels, with random weights."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.pth", "validation"))
+    dataset = json.loads((target / "dataset.json").read_text())
+    dataset["labels"] = {"background": 0, **{f"structure {number}": number for number in range(1, labels)}}
+    (target / "dataset.json").write_text(json.dumps(dataset))
+    script = (
+        "import sys, torch\n"
+        "held = torch.load(sys.argv[1], map_location='cpu', weights_only=False)\n"
+        "torch.manual_seed(0)\n"
+        "weights = held['network_weights']\n"
+        "for name in weights:\n"
+        "    if '.seg_layers.' in name:\n"
+        "        weights[name] = torch.randn(int(sys.argv[3]), *weights[name].shape[1:]) / 6\n"
+        "torch.save(held, sys.argv[2])\n"
+    )
+    name = Path("fold_0") / "checkpoint_final.pth"
+    subprocess.run([PEER / "python", "-c", script, source / name, target / name, str(labels)], check=True)

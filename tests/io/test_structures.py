@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from medunet.io import structures
-from medunet.io.structures import Extent, extents
+from medunet.io.structures import Extent, dimmest, extents
 
 
 def mask(*boxes: tuple[int, tuple[slice, ...]], shape: tuple[int, ...] = (40, 30, 20)) -> NDArray[Any]:
@@ -92,3 +92,23 @@ def test_large_structures_are_looked_at_in_blocks(monkeypatch: pytest.MonkeyPatc
     fine = extents(array, [[1], [2]])
     monkeypatch.setattr(structures, "_MOST_VOXELS", 500)
     assert extents(array, [[1], [2]]) == fine == [Extent(1251, 2, False), Extent(63, 1, True)]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_dimmest_structure_is_found(order: Any) -> None:
+    array = np.asarray(mask((1, CUBE), (2, FAR), (9, (slice(0, 2),))), order=order)
+    image = np.full(array.shape, -1000, np.int16)
+    image[array == 1] = 40
+    image[array == 2] = np.random.default_rng(0).integers(-200, 0, int((array == 2).sum()))
+    low = float(np.percentile(image[array == 2], 5))
+    assert dimmest(image, array, [[1], [2]]) == pytest.approx(low, abs=4)
+    assert dimmest(image, array, [[1]]) == pytest.approx(40, abs=2)
+    assert dimmest(image, array, [[1, 2]]) == pytest.approx(np.percentile(image[np.isin(array, [1, 2])], 5), abs=4)
+    assert dimmest(image, array, [[3]]) == float("inf")
+
+
+def test_a_few_voxels_of_gas_do_not_make_a_structure_dim() -> None:
+    array, image = mask((1, CUBE)), np.full((40, 30, 20), 50.0, np.float32)
+    image[5, 5, 5:12] = -1000
+    assert dimmest(image, array, [[1]]) == pytest.approx(50, abs=2)
+    assert dimmest(np.full((40, 30, 20), 7.0), array, [[1]]) == pytest.approx(7)

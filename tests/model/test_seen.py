@@ -212,3 +212,15 @@ def test_an_edited_section_says_what_is_wrong_with_it(config: Config, name: str,
     path.write_text(yaml.safe_dump(spec, sort_keys=False))
     with pytest.raises(ModelError, match=words):
         load_model(path.parent)
+
+
+def test_the_level_of_air_lies_midway_to_the_dimmest_structure() -> None:
+    assert seen(case("a", dimmest=-100.0), case("b", dimmest=40.0), case("empty")).air == -550
+    assert seen(case("a", dimmest=-1010.0), case("b", dimmest=40.0)).air is None
+    assert seen(case("empty")).air is None
+
+
+def test_an_ensemble_takes_the_lower_level_of_air() -> None:
+    one, other = seen(case("a", dimmest=-100.0)), seen(case("b", dimmest=0.0))
+    assert union([one, other]).air == -550
+    assert union([one, seen(case("c"))]).air is None

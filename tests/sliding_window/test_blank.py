@@ -55,21 +55,49 @@ def test_two_constants_are_not_taken_for_each_other() -> None:
     )
 
 
+def always(one: Tensor, other: Tensor) -> bool:
+    return True
+
+
 def test_noise_below_the_level_is_taken_for_air() -> None:
     image = body_in_air()
     noisy = torch.where(image == -1, image + 0.1 * torch.rand_like(image), image)
-    still, seen, blanks = Counted(), Counted(), Blanks(Air(level=-0.8, value=-1.0))
+    still, seen, blanks = Counted(), Counted(), Blanks(Air(level=-0.8, value=-1.0), agree=always)
     found = streamed(noisy, seen, blanks, 2)
     assert blanks.skipped > 0
-    assert seen.windows + blanks.skipped == (40 // 4 - 1) * 5 * 5
+    assert seen.windows + blanks.skipped == (40 // 4 - 1) * 5 * 5 + 2  # both ways, once
     far = (slice(None), slice(30, None))  # windows of air only
     torch.testing.assert_close(found[far], streamed(image, still, None, 1)[far])
 
 
 def test_a_level_between_air_and_body_does_not_hide_the_body() -> None:
-    image, blanks = torch.full((1, 8, 8, 8), -1.0), Blanks(Air(level=-0.8, value=-1.0))
+    image, blanks = torch.full((1, 8, 8, 8), -1.0), Blanks(Air(level=-0.8, value=-1.0), agree=always)
     streamed(image, Counted(), blanks, 1)
     image[0, 4, 4, 4] = -0.79
     seen = Counted()
     torch.testing.assert_close(streamed(image, seen, blanks, 1), network_logits(image, Counted(), Way((8, 8, 8))))
     assert seen.windows == 1
+
+
+def test_a_network_that_sees_something_in_noise_is_asked_each_time() -> None:
+    image = body_in_air()
+    noisy = torch.where(image == -1, image + 0.1 * torch.rand_like(image), image)
+    seen, blanks = Counted(), Blanks(Air(level=-0.8, value=-1.0), agree=lambda *_: False)
+    found = streamed(noisy, seen, blanks, 2)
+    assert (blanks.refused, blanks.skipped) == (True, 0)
+    torch.testing.assert_close(found, network_logits(noisy, Counted(), Way((8, 8, 8))))
+    assert seen.windows == (40 // 4 - 1) * 5 * 5 + 2
+
+
+def test_noise_is_shown_to_the_network_once_beside_what_it_would_be_without() -> None:
+    shown: list[tuple[Tensor, Tensor]] = []
+
+    def agree(one: Tensor, other: Tensor) -> bool:
+        shown.append((one, other))
+        return True
+
+    noisy = -1 + 0.1 * torch.rand(1, 40, 24, 24)
+    streamed(noisy, Counted(), Blanks(Air(level=-0.8, value=-1.0), agree), 2)
+    ((found, still),) = shown
+    torch.testing.assert_close(found, Counted()(noisy[None, :, :8, :8, :8])[0])
+    torch.testing.assert_close(still, Counted()(torch.full((1, 1, 8, 8, 8), -1.0))[0])
