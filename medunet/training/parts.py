@@ -216,8 +216,7 @@ def _optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optim
             lr=config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov and config.momentum > 0,
-            weight_decay=config.weight_decay,
-            fused=True,
+            weight_decay=config.weight_decay,  # not fused: torch's fails where some weights learn later than others
         )
     if isinstance(config, NovoGradConfig):
         novograd: torch.optim.Optimizer = Novograd(

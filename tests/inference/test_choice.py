@@ -41,7 +41,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, **seconds: float) -> list[str]:
         asked.append(engine.name)
         return seconds[engine.name]
 
-    monkeypatch.setattr(choice, "_seconds", pretend)
+    monkeypatch.setattr(choice, "window_seconds", pretend)
     return asked
 
 
