@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ import nibabel
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # of a shell's background; children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHAPE = (24, 24, 16)
 SPACING = (1.5, 1.5, 2.0)
