@@ -19,9 +19,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # of a shell's background; children inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background; children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHAPE = (24, 24, 16)
