@@ -81,8 +81,12 @@ def window_starts(size: int, patch: int, overlap: float) -> list[int]:
 
 
 def gaussian_weights(patch: int) -> Tensor:
-    """Weights (patch,) of one axis: a Gaussian of sigma patch / 8 around the centre, at most 1."""
-    position = torch.arange(patch, dtype=torch.float64) - (patch - 1) / 2
+    """Weights (patch,) of one axis: a Gaussian of sigma patch / 8, 1 at voxel patch // 2.
+
+    That is half a voxel off the middle of even patches, as in nnU-Net: around the middle itself its masks differ from
+    nnU-Net's in 0.2 % of the voxels, so in less than 0.001 %.
+    """
+    position = torch.arange(patch, dtype=torch.float64) - patch // 2
     return torch.exp(-0.5 * (position / (patch / 8)) ** 2).float()
 
 

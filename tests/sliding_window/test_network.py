@@ -124,7 +124,9 @@ def test_low_precision_logits_are_added_in_float32() -> None:
 
 @pytest.mark.parametrize(("shape", "patch"), [((32, 24, 16), (16, 16, 8)), ((32, 24), (16, 16))])
 def test_the_result_is_that_of_monai(shape: tuple[int, ...], patch: tuple[int, ...]) -> None:
-    """At sizes where both put their windows at the same places. MONAI raises weights below 0.001 to that."""
+    """At sizes where both put their windows at the same places. MONAI's own weights lie half a voxel off ours, which
+    are nnU-Net's, and it raises those below 0.001 to that.
+    """
     from monai.inferers.utils import sliding_window_inference
 
     network, image = convolution(len(shape), kernel=5), torch.randn(2, *shape)
@@ -134,7 +136,7 @@ def test_the_result_is_that_of_monai(shape: tuple[int, ...], patch: tuple[int, .
     torch.testing.assert_close(ours, exact, atol=1e-4, rtol=1e-4)
     assert torch.equal(ours.argmax(0), exact.argmax(0))
     theirs = sliding_window_inference(image[None], patch, 4, network, overlap=0.5, mode="gaussian")[0]
-    assert (ours.argmax(0) == theirs.argmax(0)).float().mean() > 0.97
+    assert (ours.argmax(0) == theirs.argmax(0)).float().mean() > 0.9
 
 
 # mirrors
