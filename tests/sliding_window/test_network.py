@@ -122,10 +122,13 @@ def test_low_precision_logits_are_added_in_float32() -> None:
     torch.testing.assert_close(logits, local(image[None])[0], atol=0.1, rtol=0.02)
 
 
-@pytest.mark.parametrize(("shape", "patch"), [((32, 24, 16), (16, 16, 8)), ((32, 24), (16, 16))])
+@pytest.mark.parametrize(
+    ("shape", "patch"),
+    [((32, 24, 16), (16, 16, 8)), ((32, 24), (16, 16)), ((29, 22, 22), (15, 15, 15)), ((29, 22), (15, 15))],
+)
 def test_the_result_is_that_of_monai(shape: tuple[int, ...], patch: tuple[int, ...]) -> None:
-    """At sizes where both put their windows at the same places. MONAI's own weights lie half a voxel off ours, which
-    are nnU-Net's, and it raises those below 0.001 to that.
+    """At sizes where both put their windows at the same places. MONAI raises weights below 0.001 to that, and
+    of even patches its own lie half a voxel off ours, which are nnU-Net's.
     """
     from monai.inferers.utils import sliding_window_inference
 
@@ -135,8 +138,9 @@ def test_the_result_is_that_of_monai(shape: tuple[int, ...], patch: tuple[int, .
     exact = sliding_window_inference(image[None], patch, 4, network, overlap=0.5, roi_weight_map=weight)[0]
     torch.testing.assert_close(ours, exact, atol=1e-4, rtol=1e-4)
     assert torch.equal(ours.argmax(0), exact.argmax(0))
-    theirs = sliding_window_inference(image[None], patch, 4, network, overlap=0.5, mode="gaussian")[0]
-    assert (ours.argmax(0) == theirs.argmax(0)).float().mean() > 0.9
+    if all(p % 2 for p in patch):
+        theirs = sliding_window_inference(image[None], patch, 4, network, overlap=0.5, mode="gaussian")[0]
+        assert (ours.argmax(0) == theirs.argmax(0)).float().mean() > 0.97
 
 
 # mirrors
