@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,22 @@ from numpy.typing import NDArray
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background; children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _package_log_as_imported() -> Iterator[None]:
+    """The command line sets the package's log up, in fixtures of a module too; a test begins with it as imported."""
+    _fresh_log()
+    yield
+    _fresh_log()
+
+
+def _fresh_log() -> None:
+    logger = logging.getLogger("medunet")
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
+    logger.handlers[:] = []
+
 
 SHAPE = (24, 24, 16)
 SPACING = (1.5, 1.5, 2.0)

@@ -108,7 +108,7 @@ def write_int8(form: Path, windows: Sequence[Tensor], folder: Path) -> None:
         raise DeviceError(
             "An int8 form was asked for, but NNCF is not installed.", 'Install it with: pip install "medunet[int8]".'
         ) from error
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own function sets the handlers of others, too
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it draws bars on stdout
             warnings.simplefilter("ignore")

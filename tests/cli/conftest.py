@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +17,6 @@ class Outcome:
     code: int
     out: str
     err: str
-
-
-@pytest.fixture(autouse=True)
-def _package_log_as_before() -> Iterator[None]:
-    """The command line sets the package's log up; other tests want it as it was."""
-    logger = logging.getLogger("medunet")
-    before = logger.level, logger.propagate, logger.handlers[:]
-    yield
-    logger.setLevel(before[0])
-    logger.propagate = before[1]
-    logger.handlers[:] = before[2]
 
 
 @pytest.fixture

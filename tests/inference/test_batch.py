@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -103,13 +102,8 @@ def test_an_empty_mask_is_remarked_on(tiny_model: Path, tiny_dataset: Path, tmp_
 
 
 def test_flags_are_in_the_report_and_on_the_terminal(
-    predictor: Predictor,
-    tiny_dataset: Path,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    predictor: Predictor, tiny_dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("medunet"), "propagate", True)
     image = nibabel.load(tiny_dataset / "imagesTr" / "case_01.nii.gz")
     (tmp_path / "in").mkdir()
     shutil.copy(tiny_dataset / "imagesTr" / "case_01.nii.gz", tmp_path / "in" / "usual.nii.gz")

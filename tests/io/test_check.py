@@ -146,10 +146,7 @@ def test_an_image_of_zero_spacing_is_told(case, tmp_path):
     assert "spacing of 0 x 0 x 0 mm" in problem
 
 
-def test_one_constant_channel_of_two_is_a_warning_only(case, caplog, monkeypatch):
-    import logging
-
-    monkeypatch.setattr(logging.getLogger("medunet"), "propagate", True)
+def test_one_constant_channel_of_two_is_a_warning_only(case, caplog):
     check_cases([case("a", mask(1, 2), image(), np.zeros(SHAPE, np.float32))], LABELS, channels=2)
     assert "a: channel 1 is constant" in caplog.text
 

@@ -422,10 +422,7 @@ class TestAnyLayout:
         table(tmp_path, "image,label,patient\n1.png,3.png,p\n2.png,3.png,\n")
         assert problems(tmp_path) == ["2: group: all cases need one or none, but 1 of 2 have none."]
 
-    def test_notes_are_logged(self, tmp_path, caplog, monkeypatch):
-        import logging
-
-        monkeypatch.setattr(logging.getLogger("medunet"), "propagate", True)
+    def test_notes_are_logged(self, tmp_path, caplog):
         decathlon(tmp_path, "a", validation=[1])
         read_manifest(tmp_path)
         assert "validation" in caplog.text
