@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from medunet.errors import ModelError
+
 
 class Engine(Protocol):
     """A network that is ready for inference."""
@@ -32,10 +34,28 @@ class Engine(Protocol):
 
         Raises:
             OutOfMemoryError: the device is too small for so many of them.
+            ModelError: a logit is infinite or NaN.
         """
 
     def working_bytes(self, shape: tuple[int, ...]) -> int:
         """Memory that computing windows (B, C_in, *patch) takes, beside what the engine holds all the time."""
+
+
+def checked(logits: Tensor, precision: torch.dtype) -> Tensor:
+    """The logits, if all are finite.
+
+    Raises:
+        ModelError: one is not.
+    """
+    if not bool(torch.isfinite(logits.sum())):
+        name = str(precision).removeprefix("torch.")
+        raise ModelError(
+            f"The network gives infinite numbers or NaN for this image in {name}.",
+            "Check the weights: they may be damaged, or come from a training that failed."
+            if precision == torch.float32
+            else 'Take precision="fp32" in Python, or -d cpu on the command line.',
+        )
+    return logits
 
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}

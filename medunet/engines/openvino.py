@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medunet.engines.contract import checked
 from medunet.engines.recording import ONE_AT_A_TIME, recorded
 from medunet.errors import DeviceError, OutOfMemoryError
 from medunet.networks.contract import Network
@@ -166,7 +167,7 @@ class OpenVinoEngine:
         logits = torch.empty((len(patches), *self._shape))
         for first in range(0, len(patches), self.at_once):
             self._run(patches[first : first + self.at_once], logits[first : first + self.at_once])
-        return logits
+        return checked(logits, self.precision)
 
     def working_bytes(self, shape: tuple[int, ...]) -> int:
         """See `Engine`."""

@@ -89,20 +89,29 @@ def build(kind: str, member: Member, device: torch.device, precision: torch.dtyp
         return TorchEngine(member.model.build(member.number), member.model.spec.network.dims, device, precision)
     if kind == INT8:
         return _int8(member, precision)
-    library = {"openvino": openvino, "onnx": onnx}[kind]
+    folder, notes = converted(kind, member, precision)
+    return _run(kind, folder, precision, int(notes["working_bytes"]))
 
-    def run(folder: Path, working: int = 0) -> Engine:
-        if kind == "openvino":
-            return openvino.OpenVinoEngine(folder, precision, working)
-        return onnx.OnnxEngine(folder, working)
+
+def _run(kind: str, folder: Path, precision: torch.dtype, working: int = 0) -> Engine:
+    if kind == "openvino":
+        return openvino.OpenVinoEngine(folder, precision, working)
+    return onnx.OnnxEngine(folder, working)
+
+
+def converted(kind: str, member: Member, precision: torch.dtype) -> tuple[Path, dict[str, Any]]:
+    """Folder of a network in the form of openvino or onnx, made if it is not there, and what was noted then.
+
+    Raises:
+        DeviceError, OutputError: see `build`.
+    """
+    library = {"openvino": openvino, "onnx": onnx}[kind]
 
     def make(folder: Path) -> dict[str, Any]:
         logger.info("Converting the network to %s; this is done once.", kind)
         library.write_form(member.model.build(member.number), member.channels, member.patch, folder)
-        engine = run(folder)
-        before = resident_bytes()
-        engine(torch.zeros((engine.at_once, member.channels, *member.patch)))
-        working = max(0, resident_bytes() - before)
+        engine = _run(kind, folder, precision)
+        working = measured_working(engine, member)
         plain = build("torch", member, _CPU, torch.float32)
         found, bound = deviation(engine, plain, member.channels, member.patch), TOLERANCE[engine.precision]
         if found > bound:
@@ -114,8 +123,14 @@ def build(kind: str, member: Member, device: torch.device, precision: torch.dtyp
 
     used = torch.float32 if kind == "onnx" else precision
     facts = {**member.facts(), "library": library.version(), "precision": str(used)}
-    folder, notes = kept_form(member.places(), kind, facts, make)
-    return run(folder, int(notes["working_bytes"]))
+    return kept_form(member.places(), kind, facts, make)
+
+
+def measured_working(engine: Engine, member: Member) -> int:
+    """Bytes that an engine which did not compute before holds afterwards for windows to come."""
+    before = resident_bytes()
+    engine(torch.zeros((engine.at_once, member.channels, *member.patch)))
+    return max(0, resident_bytes() - before)
 
 
 def int8_facts(member: Member) -> dict[str, Any]:

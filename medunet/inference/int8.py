@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -27,10 +26,9 @@ from medunet.config.schema import Config
 from medunet.engines.contract import Engine
 from medunet.engines.device import resolve_precision
 from medunet.engines.forms import new_form
-from medunet.engines.openvino import OpenVinoEngine, write_form, write_int8
+from medunet.engines.openvino import OpenVinoEngine, write_int8
 from medunet.errors import DatasetError, UsageError
-from medunet.inference.choice import INT8, Member, build, int8_facts, window_seconds
-from medunet.inference.memory import resident_bytes
+from medunet.inference.choice import INT8, Member, build, converted, int8_facts, measured_working, window_seconds
 from medunet.io.case import Case
 from medunet.io.files import read_mask
 from medunet.io.manifest import read_manifest
@@ -115,13 +113,10 @@ def quantize(run: str | Path, data: str | Path | None = None, *, progress: Progr
 
     def make(folder: Path) -> dict[str, Any]:
         windows = _windows(training, member, told)
-        with TemporaryDirectory() as source:
-            write_form(member.model.build(0), member.channels, member.patch, Path(source))
-            write_int8(Path(source), windows, folder)
-        before = resident_bytes()
+        form, _ = converted("openvino", member, precision)
+        write_int8(form, windows, folder)
         small = OpenVinoEngine(folder, precision, name=INT8)
-        small(torch.zeros((small.at_once, member.channels, *member.patch)))
-        working = max(0, resident_bytes() - before)
+        working = measured_working(small, member)
         trial = _tried(plain, small, member, held_out, config, lambda done: told(len(training) + done))
         if not trial.kept:
             raise _Refused(trial)

@@ -25,6 +25,7 @@ from medunet.labels import LabelMap
 from medunet.sliding_window.blank import KEPT
 from medunet.sliding_window.network import Way, best_axis
 from medunet.transforms.preprocess import READ, PreparedImage
+from medunet.transforms.resample import boxes_bytes
 from medunet.transforms.restore import AT_ONCE, Tile
 
 _FLOAT = 4
@@ -39,12 +40,16 @@ class Budget:
         limit: that it may hold at most.
         network: that computing a batch of windows takes, of the largest network.
         device: free on the device that holds the logits, if that is not the computer's own memory.
+        maps: float32 arrays on the original grid that come with the labels; on a disk only a row of them is held.
+        maps_held: whether they stay in memory.
     """
 
     held: int
     limit: int
     network: int
     device: int | None = None
+    maps: int = 0
+    maps_held: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Plan:
         return f"{self.windows} windows{tiles}; about {as_size(self.peak_bytes)} of memory{device}"
 
 
-def plan(image: PreparedImage, ways: Sequence[Way], labels: LabelMap, budget: Budget, *, maps: int = 0) -> Plan:
+def plan(image: PreparedImage, ways: Sequence[Way], labels: LabelMap, budget: Budget) -> Plan:
     """The way through an image that computes the fewest windows within the memory.
 
     Args:
@@ -80,13 +85,12 @@ def plan(image: PreparedImage, ways: Sequence[Way], labels: LabelMap, budget: Bu
         ways: of the networks.
         labels: of the model.
         budget: memory that may be taken.
-        maps: float32 arrays on the original grid that are held beside the labels.
 
     Raises:
         OutOfMemoryError: there is none.
     """
     axis = best_axis(ways, image.shape)
-    fixed = _fixed(image, labels, maps)
+    fixed = _fixed(image, labels, budget.maps if budget.maps_held else 0)
     least: int | None = None
     for pieces in _tilings(image, ways, axis):
         tiles = _tiles(image, axis, pieces)
@@ -157,8 +161,8 @@ def _costs(
     rows = 2 * image.channels * _FLOAT * depth * _across(seen, axis)
     slab = sum(way.held(image.shape, axis, worst.network) for way in ways) * labels.outputs * _FLOAT
     row, native = labels.outputs * _across(worst.network, axis), _across(worst.native, axis)
-    rows_at_once = max(1, min(depth, AT_ONCE // max(row, native)))
-    block = _FLOAT * rows_at_once * (3 * row + 4 * native)
+    block = 3 * _FLOAT * row + max(native, min(AT_ONCE, depth * native)) + 3 * _FLOAT * budget.maps * native
+    block += boxes_bytes(labels.outputs)
     blank = KEPT * labels.outputs * _FLOAT * sum(math.prod(way.patch) for way in ways)
     logits = slab + 2 * _FLOAT * row + block + blank + budget.network
     return _Costs(rows + logits, 0) if budget.device is None else _Costs(rows, logits)

@@ -226,19 +226,19 @@ class Predictor:
         """How an image would be segmented, and in how much memory; the arguments are those of a call."""
         volume = self._checked(as_volume(source, series, channels=len(self.spec.modality)))
         with self._lock:
-            return self._course(volume, 0).plan
+            return self._course(volume).plan
 
-    def _course(self, volume: Volume, maps: int) -> _Course:
+    def _course(self, volume: Volume, maps: int = 0, maps_held: bool = True) -> _Course:
         image = PreparedImage(volume, self.spec.preprocess)
         engines = self.engines.ready(self._windows(image))
         ways = [self._way(member, engine.at_once) for member, engine in zip(self._members, engines, strict=True)]
-        budget = self._budget(image, ways, engines)
-        return _Course(image, ways, engines, plan(image, ways, self.labels, budget, maps=maps))
+        budget = replace(self._budget(image, ways, engines), maps=maps, maps_held=maps_held)
+        return _Course(image, ways, engines, plan(image, ways, self.labels, budget))
 
     def _predict(self, volume: Volume, wanted: _Wanted) -> Prediction:
         maps_bytes = 4 * wanted.maps(self.labels) * math.prod(volume.geometry.shape)
         on_disk = wanted.scratch is not None and maps_bytes > _SHARE * (self.memory_limit or available_bytes())
-        course = self._course(volume, 0 if on_disk else wanted.maps(self.labels))
+        course = self._course(volume, wanted.maps(self.labels), maps_held=not on_disk)
         record, name = course.image.record, volume.source.path.name
         logger.info("%s: %s, with %s.", name, course.plan.describe(), self.engines.name)
         scratch = Scratch(wanted.scratch if on_disk else None)

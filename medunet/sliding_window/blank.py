@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -55,52 +54,42 @@ class Blanks:
     _tried: bool = False
     _known: dict[tuple[float, ...] | None, Tensor] = field(default_factory=dict)
 
-    def over(self, forward: Forward) -> Forward:
-        """A network that is not run on blank windows; always the same one."""
-        return partial(self._run, forward)
+    def answer(self, forward: Forward, patch: Tensor) -> Tensor | None:
+        """Logits (C_out, *S) of a window that holds nothing; None of one that the network has to see.
 
-    def _run(self, forward: Forward, patches: Tensor) -> Tensor:
-        if self.air is not None and not self._tried:
-            self._try(forward, patches, self.air)
-        values = [self._value(patch) for patch in patches]
-        busy = [number for number, value in enumerate(values) if value not in self._known]
-        self.skipped += len(patches) - len(busy)
-        if not busy:
-            return torch.stack([self._known[value] for value in values])
-        found = forward(torch.stack([self._without_noise(patches[number], values[number]) for number in busy]))
-        answers = dict(zip(busy, found, strict=True))
-        for number in busy:
-            value = values[number]
-            if value is not None and len(self._known) < KEPT:
-                self._known[value] = answers[number].clone()
-        if len(busy) == len(patches):
-            return found
-        return torch.stack(
-            [answers[number] if number in answers else self._known[value] for number, value in enumerate(values)]
-        )
+        Args:
+            forward: the network; always the same one.
+            patch: (C_in, *patch) float32.
+        """
+        value = self._value(forward, patch)
+        if value is None:
+            return None
+        if value in self._known:
+            self.skipped += 1
+        elif len(self._known) < KEPT:
+            self._known[value] = forward(_filled(patch, value)[None])[0]
+        return self._known.get(value)
 
-    def _try(self, forward: Forward, patches: Tensor, air: Air) -> None:
+    def _value(self, forward: Forward, patch: Tensor) -> tuple[float, ...] | None:
+        """The value of each channel of a blank window; None if it holds something."""
+        flat = patch.flatten(1)
+        lowest, highest = flat.amin(1), flat.amax(1)
+        constant = torch.equal(lowest, highest)
+        if self.air is not None and float(highest[0]) <= self.air.level:
+            if not constant and not self._tried:
+                self._try(forward, patch, self.air)
+            if self.air is not None:
+                return (self.air.value,)
+        return tuple(highest.tolist()) if constant else None
+
+    def _try(self, forward: Forward, patch: Tensor, air: Air) -> None:
         """Show the first window of noise to the network, as it is and without noise."""
-        noisy = (patch for patch in patches if float(patch[0].amax()) <= air.level and float(patch.std()) > 0)
-        patch = next(noisy, None)
-        if patch is None:
-            return
         self._tried = True
-        found, still = (forward(each[None])[0].clone() for each in (patch, torch.full_like(patch, air.value)))
+        found, still = (forward(each[None])[0] for each in (patch, _filled(patch, (air.value,))))
         if not self.agree(found, still):
             self.air, self.refused = None, True
 
-    def _value(self, patch: Tensor) -> tuple[float, ...] | None:
-        """The value of each channel of a blank window; None if it holds something."""
-        flat = patch.flatten(1)
-        highest = flat.amax(1)
-        if self.air is not None and float(highest[0]) <= self.air.level:
-            return (self.air.value,)
-        lowest = flat.amin(1)
-        return tuple(highest.tolist()) if torch.equal(lowest, highest) else None
 
-    def _without_noise(self, patch: Tensor, value: tuple[float, ...] | None) -> Tensor:
-        """The window as it is, or if it is blank, all of it at that value."""
-        if value is None:
-            return patch
-        return patch.new_tensor(value).view(-1, *(1,) * (patch.ndim - 1)).expand_as(patch)
+def _filled(patch: Tensor, value: tuple[float, ...]) -> Tensor:
+    """A window of the same shape that holds one value per channel."""
+    return patch.new_tensor(value).view(-1, *(1,) * (patch.ndim - 1)).expand_as(patch)

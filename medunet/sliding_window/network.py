@@ -71,9 +71,9 @@ class Way:
         forward = with_mirrors(forward, self.mirror_axes, self.batch_size)
         if len(image.shape) > len(self.patch):
             forward = _slicewise(forward)
-        if blanks is not None:
-            forward = blanks.over(forward)
-        return stream_logits(image, forward, self.windows(image.shape, box), axis, batch_size=self.batch_size)
+        return stream_logits(
+            image, forward, self.windows(image.shape, box), axis, batch_size=self.batch_size, known=blanks
+        )
 
     def count(self, shape: Sequence[int], box: Box | None = None) -> int:
         """Windows of an image, or of a box of it, mirrored views counted."""

@@ -9,7 +9,7 @@ tensors it is given.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from typing import Protocol
 
@@ -49,8 +49,25 @@ class HeldImage:
         return self.array.narrow(axis + 1, low, high - low)
 
 
+class Known(Protocol):
+    """Windows whose logits are known without the network."""
+
+    def answer(self, forward: Forward, patch: Tensor) -> Tensor | None:
+        """Logits (C_out, *patch) of a window (C_in, *patch); None of one that the network has to see."""
+
+
+Window = tuple[Span, ...]
+"""A span per axis."""
+
+
 def stream_logits(
-    image: Image, forward: Forward, grid: Sequence[Spans], axis: int, *, batch_size: int = 1
+    image: Image,
+    forward: Forward,
+    grid: Sequence[Spans],
+    axis: int,
+    *,
+    batch_size: int = 1,
+    known: Known | None = None,
 ) -> Iterator[Tensor]:
     """Logits of the rows of an image, in order.
 
@@ -60,6 +77,7 @@ def stream_logits(
         grid: the windows, along each axis; those of a part of the image give the logits of that part (`within`).
         axis: the spatial axis to go along.
         batch_size: windows per call of `forward`, at most; those of one slab go together.
+        known: windows that `forward` is not called for.
 
     Yields:
         (C_out, *S) float32 on the device of the logits, of which the next few rows along `axis`: the weighted mean
@@ -71,19 +89,50 @@ def stream_logits(
     for span, end in zip(grid[axis], ends, strict=True):
         rows = image.rows(axis, span.low, span.high)
         windows = itertools.product(*(grid[:axis]), (span,), *grid[axis + 1 :])
-        while batch := list(itertools.islice(windows, batch_size)):
-            logits = forward(torch.stack([_cut(rows, window, axis) for window in batch]))
+        for window, values in _answers(rows, windows, axis, forward, batch_size, known):
             if slab is None:
-                slab = _slab(logits, shape, axis, max(each.stop - each.first for each in grid[axis]))
-            for window, values in zip(batch, logits, strict=True):
-                _add(slab, values, window, axis)
+                slab = _slab(values, shape, axis, max(each.stop - each.first for each in grid[axis]))
+            _add(slab, values, window, axis)
+            del values  # or the logits of one batch would be held while the next is computed
         if slab is None:
             raise ValueError("An axis has at least one window.")
         yield slab.narrow(axis + 1, 0, end - span.first)
         _move_on(slab, axis + 1, end - span.first)
 
 
-def _cut(rows: Tensor, window: Sequence[Span], axis: int) -> Tensor:
+def _answers(
+    rows: Tensor,
+    windows: Iterable[Window],
+    axis: int,
+    forward: Forward,
+    batch_size: int,
+    known: Known | None,
+) -> Iterator[tuple[Window, Tensor]]:
+    """Windows and their logits (C_out, *S), in order; those that are known take no place in a batch."""
+    waiting: list[tuple[Window, Tensor | None]] = []
+    patches: list[Tensor] = []
+    for window in windows:
+        patch = _cut(rows, window, axis)
+        logits = None if known is None else known.answer(forward, patch)
+        waiting.append((window, logits))
+        if logits is None:
+            patches.append(patch)
+        if len(patches) == batch_size:
+            yield from _computed(forward, patches, waiting)
+            waiting, patches = [], []
+    yield from _computed(forward, patches, waiting)
+
+
+def _computed(
+    forward: Forward, patches: list[Tensor], waiting: Sequence[tuple[Window, Tensor | None]]
+) -> Iterator[tuple[Window, Tensor]]:
+    """Windows with their logits, of which those of `patches` are missing."""
+    found = iter(forward(torch.stack(patches)) if patches else ())
+    for window, logits in waiting:
+        yield window, next(found) if logits is None else logits
+
+
+def _cut(rows: Tensor, window: Window, axis: int) -> Tensor:
     """The window (C_in, *patch) of rows that begin at its own first one.
 
     All axes are cut before one is mirrored, so that no copy is larger than a window.
@@ -97,7 +146,7 @@ def _cut(rows: Tensor, window: Sequence[Span], axis: int) -> Tensor:
     return torch.nn.functional.pad(rows, pads) if any(pads) else rows
 
 
-def _add(slab: Tensor, values: Tensor, window: Sequence[Span], axis: int) -> None:
+def _add(slab: Tensor, values: Tensor, window: Window, axis: int) -> None:
     """Add the output (C_out, *patch) of a window to the rows, of which the first is its own first one."""
     for number, span in enumerate(window):
         length = span.stop - span.first
@@ -112,13 +161,13 @@ def outer(vectors: Sequence[Tensor]) -> Tensor:
 
 
 def _slab(logits: Tensor, shape: Sequence[int], axis: int, depth: int) -> Tensor:
-    """Zeros (C, *shape), `depth` deep along `axis`, in the memory order of `logits`.
+    """Zeros (C, *shape), `depth` deep along `axis`, in the memory order of `logits` (C, *patch).
 
     Adding across orders costs three times as much.
     """
     size = (*shape[:axis], depth, *shape[axis + 1 :])
-    channels = logits.shape[1]
-    if channels > 1 and logits.stride(1) == 1:
+    channels = len(logits)
+    if channels > 1 and logits.stride(0) == 1:
         return torch.zeros((*size, channels), device=logits.device).movedim(-1, 0)
     return torch.zeros((channels, *size), device=logits.device)
 

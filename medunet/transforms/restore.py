@@ -122,9 +122,9 @@ class RestoredRows:
     def add(self, logits: Tensor) -> None:
         """The next rows (C, *S), of which a part along the axis."""
         rows = logits.movedim(self._axis + 1, 1)
-        row = max(rows[:, :1].numel(), math.prod(self._target.shape[1:]))
-        for first, part in self._rows(rows, max(1, AT_ONCE // row)):
-            self.fill(self._target[first : first + part.shape[1]], part, (Line(()), *self._lines))
+        most = max(1, AT_ONCE // math.prod(self._target.shape[1:]))
+        for first, stop, part, line in self._rows(rows, most):
+            self.fill(self._target[first:stop], part, (line, *self._lines))
 
     def fill(self, target: NDArray[np.generic], logits: Tensor, lines: Sequence[Line]) -> None:
         """Put what follows from logits (C, rows, *plane), interpolated along `lines`, to (rows, ..., *plane)."""
@@ -161,8 +161,9 @@ class MapRows(RestoredRows):
     def fill(self, target: NDArray[np.generic], logits: Tensor, lines: Sequence[Line]) -> None:
         """See the base."""
         for number, row in enumerate(target):
-            native = torch.stack([along_lines(channel[number].contiguous(), lines[1:]) for channel in logits])
-            row[...] = self.changed(native).cpu().numpy()
+            low, high, line = lines[0].part(number, number + 1)
+            native = [along_lines(channel[low:high].contiguous(), (line, *lines[1:]))[0] for channel in logits]
+            row[...] = self.changed(torch.stack(native)).cpu().numpy()
 
     def changed(self, native: Tensor) -> Tensor:
         """What is kept of a row (M, *plane) on the original grid."""
