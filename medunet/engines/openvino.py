@@ -128,7 +128,7 @@ class OpenVinoEngine:
     Args:
         folder: that `write_form` or `write_int8` wrote to.
         precision: of the arithmetic, as far as it is not of whole numbers: float32 or bfloat16.
-        working: bytes that computing takes, as measured when the network was converted.
+        working: bytes that the first window makes it hold, as measured when the network was converted.
         options: further ones of OpenVINO.
         name: by which it is told.
 
@@ -165,6 +165,7 @@ class OpenVinoEngine:
         """See `Engine`."""
         patches = patches.cpu().contiguous()
         logits = torch.empty((len(patches), *self._shape))
+        self._working = 0  # from now on it is held
         for first in range(0, len(patches), self.at_once):
             self._run(patches[first : first + self.at_once], logits[first : first + self.at_once])
         return checked(logits, self.precision)

@@ -262,6 +262,7 @@ class Predictor:
                 for sink in sinks:
                     sink.add(logits)
                 scratch.let_go()
+                del parts, logits  # or the logits of this tile would be held beside those of the next
         _tell_of_air(name, [blank for blank in blanks if blank is not None])
         postprocess(indices, self.spec.postprocess, self.labels, volume.geometry.spacing)
         return Prediction(
