@@ -8,7 +8,7 @@
     │   ├── GeometryError                      spacing, affine, grids that do not agree
     │   ├── DicomError                         a series that is not one regular volume
     │   └── DatasetError                       a data set; carries every problem at once
-    ├── ModelError                    exit 1   a model folder that is damaged or does not fit
+    ├── ModelError                    exit 1   a model folder that is damaged or does not fit, a network that gives NaN
     ├── DeviceError                   exit 1   a device or engine that is not there
     │   └── OutOfMemoryError                   a device, or the memory that may be taken, is too small
     ├── TrainingError                 exit 1   a training run that cannot go on

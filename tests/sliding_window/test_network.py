@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -393,3 +396,18 @@ def test_mirrored_views_go_together_as_far_as_the_batch_takes_them() -> None:
     asked.clear()
     torch.testing.assert_close(with_mirrors(forward, (0, 1), batch_size=6)(image), alone)
     assert asked == [6, 2]
+
+
+def test_the_logits_of_a_batch_are_let_go_before_the_next_is_computed() -> None:
+    held: list[weakref.ref[Any]] = []
+
+    def network(patches: Tensor) -> Tensor:
+        assert [each for each in held if each() is not None] == []
+        logits = np.repeat(patches.numpy(), 3, axis=1)  # weak references tell of arrays, not of the memory of tensors
+        held.append(weakref.ref(logits))
+        return torch.from_numpy(logits)
+
+    way = Way((8, 8, 8), 0.5, batch_size=2)
+    for _ in way.rows(HeldImage(torch.randn(1, 24, 16, 16)), network, 0):
+        assert held[-1]() is None
+    assert len(held) > 10

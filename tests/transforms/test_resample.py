@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from medunet.labels import LabelMap
+from medunet.transforms import resample as resample_module
 from medunet.transforms.resample import (
     Kind,
     Line,
@@ -179,6 +181,25 @@ def test_the_largest_of_the_interpolated_logits_wins(
         result = resample_argmax(logits, linear(logits, size))
         assert result.dtype == torch.uint8
         assert torch.equal(result.long(), resample(logits, size, "linear").argmax(0))
+
+
+@settings(deadline=None)
+@given(
+    shape=st.tuples(SIZES, SIZES, SIZES),
+    target=st.tuples(SIZES, SIZES, SIZES),
+    voxels=st.integers(1, 400),
+    labels=st.integers(1, 6),
+)
+def test_many_boxes_choose_as_one(shape: tuple[int, ...], target: tuple[int, ...], voxels: int, labels: int) -> None:
+    logits = torch.randn(labels, *shape).cumsum(1)  # some labels are hopeless in some boxes
+    lines, beside = linear(logits, target), [range(1, labels + 1)]
+    with patch.object(resample_module, "_BOX", voxels):
+        largest = resample_argmax(logits, lines)
+        nested = resample_nested(logits, lines, beside, np.eye(labels + 1, dtype=bool))
+    values = resample(logits, target, "linear")
+    assert torch.equal(largest.long(), values.argmax(0))
+    top, index = values.max(0)
+    assert torch.equal(nested.long(), torch.where(top > 0, index + 1, 0))
 
 
 @SHAPES
