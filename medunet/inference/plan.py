@@ -24,8 +24,8 @@ from medunet.inference.memory import as_size
 from medunet.labels import LabelMap
 from medunet.sliding_window.blank import KEPT
 from medunet.sliding_window.network import Way, best_axis
+from medunet.transforms.choose import boxes_bytes
 from medunet.transforms.preprocess import READ, PreparedImage
-from medunet.transforms.resample import boxes_bytes
 from medunet.transforms.restore import AT_ONCE, Tile
 
 _FLOAT = 4

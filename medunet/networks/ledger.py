@@ -66,6 +66,11 @@ class Ledger(TorchDispatchMode):
         self._block = block
         self._known: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not: torch would import its compiler, which takes a second, to hide this from it."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and enter what it made."""
         kwargs = kwargs or {}

@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medunet.labels import LabelMap
+from medunet.transforms.choose import resample_argmax, resample_nested
 from medunet.transforms.preprocess import Record, box_of
 from medunet.transforms.resample import (
     Line,
     LinearRows,
     along_lines,
     lines_over,
-    resample_argmax,
-    resample_nested,
 )
 
 AT_ONCE = 1 << 22

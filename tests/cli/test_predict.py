@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,31 @@ def test_stdout_is_the_paths_of_the_masks_and_nothing_else(
     forecasts = [line for line in done.err.splitlines() if "windows; about" in line and "of memory, with torch" in line]
     assert forecasts == done.err.splitlines()
     assert len(forecasts) == 2
+
+
+def test_torch_does_not_load_its_compiler_for_a_mask(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    """It would take a second of every call."""
+    command = [
+        "predict",
+        "-m",
+        tiny_model,
+        "-i",
+        folder / "case_01.nii.gz",
+        "-o",
+        tmp_path / "mask.nii.gz",
+        "-d",
+        "cpu",
+    ]
+    code = (
+        f"import sys; sys.argv = {['medunet', *map(str, command)]}\n"
+        "from medunet.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert 'torch' in sys.modules and 'torch._dynamo' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mask.nii.gz").is_file()
 
 
 def test_one_bad_case_ends_with_3_and_the_others_are_written(
