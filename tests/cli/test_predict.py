@@ -43,17 +43,8 @@ def test_stdout_is_the_paths_of_the_masks_and_nothing_else(
 
 def test_torch_does_not_load_its_compiler_for_a_mask(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
     """It would take a second of every call."""
-    command = [
-        "predict",
-        "-m",
-        tiny_model,
-        "-i",
-        folder / "case_01.nii.gz",
-        "-o",
-        tmp_path / "mask.nii.gz",
-        "-d",
-        "cpu",
-    ]
+    image, mask = folder / "case_01.nii.gz", tmp_path / "mask.nii.gz"
+    command = ["predict", "-m", tiny_model, "-i", image, "-o", mask, "-d", "cpu"]
     code = (
         f"import sys; sys.argv = {['medunet', *map(str, command)]}\n"
         "from medunet.cli.main import main\n"
