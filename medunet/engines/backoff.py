@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from medunet.engines.contract import Engine
+from medunet.engines.contract import Engine, checked
 from medunet.errors import OutOfMemoryError
 
 logger = logging.getLogger("medunet")
@@ -55,10 +55,11 @@ class BackingOff:
 
         Raises:
             OutOfMemoryError: the CPU has no memory for a single window, either.
+            ModelError: a logit is infinite or NaN.
         """
         while True:
             try:
-                return self._run(patches)
+                return checked(self._run(patches), self.precision)
             except OutOfMemoryError as error:
                 self._back_off(len(patches), error)
 

@@ -34,7 +34,6 @@ class Engine(Protocol):
 
         Raises:
             OutOfMemoryError: the device is too small for so many of them.
-            ModelError: a logit is infinite or NaN.
         """
 
     def working_bytes(self, shape: tuple[int, ...]) -> int:

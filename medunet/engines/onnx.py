@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medunet.engines.contract import checked
 from medunet.engines.recording import ONE_AT_A_TIME, recorded
 from medunet.errors import DeviceError, OutOfMemoryError
 from medunet.networks.contract import Network
@@ -108,7 +107,7 @@ class OnnxEngine:
                 f"The computer ran out of memory on windows of {tuple(patches.shape[2:])}.",
                 "Close other programs, or use --engine torch.",
             ) from error
-        return checked(torch.cat([torch.from_numpy(part) for part in parts]), self.precision)
+        return torch.cat([torch.from_numpy(part) for part in parts])
 
     def working_bytes(self, shape: tuple[int, ...]) -> int:
         """See `Engine`; the logits of all windows are part of what was measured for one."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medunet.engines.contract import checked
 from medunet.engines.device import is_out_of_memory, place
 from medunet.errors import OutOfMemoryError
 from medunet.networks.contract import Network
@@ -45,7 +44,7 @@ class TorchEngine:
                 torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32),
             ):
                 logits = self.network.interior(patches.to(self.device).contiguous(memory_format=self.format))
-            return checked(logits.float(), self.precision)
+            return logits.float()
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medunet.engines.backoff import BackingOff
-from medunet.errors import OutOfMemoryError
+from medunet.errors import ModelError, OutOfMemoryError
 
 
 class Small:
@@ -80,3 +80,11 @@ def test_other_errors_are_not_taken_for_it() -> None:
 
     with pytest.raises(RuntimeError, match="probably"):
         BackingOff(Broken(1), refuse)(PATCHES)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_an_error_and_no_mask(value: float) -> None:
+    patches = PATCHES.clone()
+    patches[3] = value
+    with pytest.raises(ModelError, match="infinite numbers or NaN for this image in float32"):
+        BackingOff(Small(6), refuse)(patches)

@@ -9,10 +9,12 @@ import json
 import logging
 import os
 import re
+import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from medunet.atomic import write_json
@@ -103,7 +105,9 @@ class MlflowRun:
             if path.is_dir():
                 self._client.log_artifacts(self.run_id, str(path), name)
             elif path.is_file():
-                self._client.log_artifact(self.run_id, str(path), None if inside == "." else inside)
+                with TemporaryDirectory() as still:  # a file that grows while it is sent spoils the connection
+                    copy = shutil.copy(path, still)
+                    self._client.log_artifact(self.run_id, copy, None if inside == "." else inside)
 
     def end(self, status: str) -> None:
         """Say how the run ended: FINISHED, KILLED or FAILED."""
