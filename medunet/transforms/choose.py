@@ -29,7 +29,7 @@ def resample_argmax(
     """Interpolate logits (C, *spatial) and take the largest, without the array of all channels.
 
     Equal to `along_lines(logits, lines).argmax(0)`: a channel whose largest logit in a box is below the smallest of
-    another there cannot win in it, and is not interpolated. All logits have to be finite.
+    another there cannot win in it, and is not interpolated. Where a logit is NaN or infinite, any label may be chosen.
 
     Args:
         logits: the first channel is the background.
@@ -60,7 +60,8 @@ def _that_can_win(block: Tensor) -> Tensor:
     """
     low, high = torch.aminmax(block.flatten(1), dim=1)
     slack = 1e-5 * torch.maximum(low.abs().max(), high.abs().max())
-    return (high >= low.max() - slack).nonzero().flatten()
+    hopeless = high < low.max() - slack  # beside a NaN none is
+    return (~hopeless).nonzero().flatten()
 
 
 def _largest_allowed(block: Tensor, interpolate: Interpolate, dtype: torch.dtype, *, least: Sequence[float]) -> Tensor:

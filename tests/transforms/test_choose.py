@@ -67,6 +67,14 @@ def test_many_boxes_choose_as_one(shape: tuple[int, ...], target: tuple[int, ...
     assert torch.equal(nested.long(), torch.where(top > 0, index + 1, 0))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_no_numbers_give_some_label(value: float) -> None:
+    logits = torch.randn(3, 6, 6, 6)
+    logits[1, 2] = value
+    for size in ((9, 8, 5), (6, 6, 6)):
+        assert int(resample_argmax(logits, linear(logits, size)).max()) < 3
+
+
 @SHAPES
 def test_equal_logits_go_to_the_lowest_label(shape: tuple[int, ...], target: tuple[int, ...]) -> None:
     logits = torch.randn(1, *shape).repeat(3, *(1,) * len(shape))
