@@ -181,7 +181,9 @@ def _by_boxes(logits: Tensor, lines: Sequence[Line], dtype: torch.dtype, choose:
 
     def fill(box: Sequence[_Piece]) -> None:
         where = (slice(None), *(piece.source for piece in box))
-        interpolate = partial(_by_matrices if on_processor else along_lines, lines=[piece.line for piece in box])
+        interpolate: Interpolate = partial(along_lines, lines=[piece.line for piece in box])
+        if on_processor:
+            interpolate = partial(_by_matrices, matrices=[piece.matrix for piece in box])
         result[tuple(piece.target for piece in box)] = choose(logits[where].contiguous(), interpolate, dtype)
 
     workers = torch.get_num_threads() if on_processor else 1  # one step is too small for two of them
@@ -201,11 +203,15 @@ def _box_of(shape: Sequence[int], voxels: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A box along one axis: samples of the result, those that they depend on, and the line between."""
+    """A box along one axis: samples of the result, those that they depend on, and the line between.
+
+    The line also as a matrix, which all boxes of this piece share; None: the samples stay.
+    """
 
     target: slice
     source: slice
     line: Line
+    matrix: Tensor | None
 
 
 def _pieces(line: Line, size: int, side: int) -> Iterator[_Piece]:
@@ -213,20 +219,18 @@ def _pieces(line: Line, size: int, side: int) -> Iterator[_Piece]:
     for first in range(0, size, side):
         stop = min(first + side, size)
         low, high, part = line.part(first, stop)
-        yield _Piece(slice(first, stop), slice(low, high), part)
+        yield _Piece(slice(first, stop), slice(low, high), part, part.matrix(high - low) if part.pairs else None)
 
 
-def _by_matrices(array: Tensor, lines: Sequence[Line]) -> Tensor:
+def _by_matrices(array: Tensor, matrices: Sequence[Tensor | None]) -> Tensor:
     """As `along_lines`, for small arrays (N, *S) of finite numbers on a processor, where it is ten times as fast.
 
     The matrices are nearly all zeros; picking samples one by one takes longer than to multiply by them.
     """
-    for axis, line in enumerate(lines, start=1):
-        if not line.pairs:
+    for axis, matrix in enumerate(matrices, start=1):
+        if matrix is None:
             continue
-        size = array.shape[axis]
-        matrix = line.matrix(size)
-        before, after = array.shape[:axis], array.shape[axis + 1 :]
+        before, size, after = array.shape[:axis], array.shape[axis], array.shape[axis + 1 :]
         if after:
             array = matrix @ array.reshape(math.prod(before), size, math.prod(after))
         else:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -32,10 +30,6 @@ PAIRS = [
     ((4, 4, 4), (1, 1, 1)),
 ]
 SHAPES = pytest.mark.parametrize(("shape", "target"), PAIRS)
-
-
-def linear(array: Tensor, shape: Sequence[int]) -> tuple[Line, ...]:
-    return lines_over(array.shape[1:], shape, "linear")
 
 
 @settings(deadline=None)
