@@ -3,16 +3,18 @@
 A result is written under a temporary name in its own folder, flushed to disk and renamed. A killed
 process leaves a hidden `.NAME.part-*` at most, never half a file under the final name. A folder that is
 replaced is `.NAME.old-*` for a moment; a process killed in that moment leaves both complete under hidden names.
+What a killed process left is removed by `remove_leftovers` when the same results are to be written again.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,27 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def _hidden(path: Path) -> tuple[str, str]:
+    """How the temporary names of a file begin and end; other files have others."""
+    suffix = _full_suffix(path.name)
+    name = path.name[: len(path.name) - len(suffix)]
+    if len(name) > _LONGEST_STEM:
+        name = name[:_LONGEST_STEM] + hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f".{name}.part-", suffix
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Remove the temporary files of these files that killed processes left; nobody else may be writing them."""
+    hidden: dict[Path, set[tuple[str, str]]] = {}
+    for path in paths:
+        hidden.setdefault(path.parent, set()).add(_hidden(path))
+    for folder, wanted in hidden.items():
+        for part in folder.glob(".*.part-*"):
+            start, mark, tag = part.name.rpartition(".part-")
+            if (start + mark, _full_suffix(tag)) in wanted:
+                part.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path with the same ending as `path`; rename it to `path` on success.
@@ -59,9 +82,8 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     make_folder(path.parent)
-    suffix = _full_suffix(path.name)
-    name = path.name[: len(path.name) - len(suffix)]
-    part = path.with_name(f".{name[:_LONGEST_STEM]}.part-{uuid.uuid4().hex[:8]}{suffix}")
+    start, suffix = _hidden(path)
+    part = path.with_name(f"{start}{uuid.uuid4().hex[:8]}{suffix}")
     try:
         yield part
         _flush(part)

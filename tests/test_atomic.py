@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from medunet.atomic import atomic_file, atomic_folder, make_folder, write_json, write_text
+from medunet.atomic import atomic_file, atomic_folder, make_folder, remove_leftovers, write_json, write_text
 from medunet.errors import OutputError
 
 NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
@@ -200,6 +200,22 @@ def test_a_killed_process_leaves_no_half_result_under_the_final_name(tmp_path: P
     assert ended.returncode == -9
     assert not (tmp_path / "target").exists()
     assert all(name.startswith(".target.part-") for name in names(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["case_1_seg.nii.gz", f"{'1.2.840.' * 8}1_seg.nii.gz", "report.json", "bare"])
+def test_leftovers_go_and_those_of_others_stay(tmp_path: Path, name: str) -> None:
+    path, similar = tmp_path / name, tmp_path / name.replace("1_seg", "10_seg").replace("bare", "bare.part-x")
+    other = path.with_suffix(".other")
+    left = {}
+    for each in {path, similar, other}:
+        with atomic_file(each) as part:
+            part.write_bytes(b"")
+            left[each] = tmp_path / part.name
+        os.replace(each, left[each])
+    (tmp_path / name).write_bytes(b"whole")
+    before = set(names(tmp_path))
+    remove_leftovers([path, tmp_path / "none", tmp_path / "no folder" / name])
+    assert before - set(names(tmp_path)) == {left[path].name}
 
 
 def test_text_is_utf8_and_json_ends_with_a_line_break(tmp_path: Path) -> None:

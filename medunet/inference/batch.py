@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from medunet.atomic import make_folder
+from medunet.atomic import make_folder, remove_leftovers
 from medunet.errors import UsageError
 from medunet.inference.case import CaseWork, Targets
 from medunet.inference.doubt import MAPS as DOUBTS
@@ -133,10 +133,13 @@ def open_report(
 ) -> Report:
     """The report where `options` wants it; with `skip_existing` it goes on from what is there.
 
+    What a killed run left half-written of these cases is removed.
+
     Raises:
         OutputError: it cannot be written.
     """
     path = options.report or (None if _is_file(output) else output / REPORT_FILE)
+    remove_leftovers([*([path] if path else []), *(each for _, targets in plan for each in targets.paths())])
     return Report(path, header, [entry.id for entry, _ in plan], resume=options.skip_existing)
 
 

@@ -254,6 +254,16 @@ def full_by_disk(arguments: list[str]) -> list[str]:
     return ["unshare", "-rm", "sh", "-c", work, out, sys.executable, "-m", "medunet", *arguments]
 
 
+def test_what_a_killed_run_left_half_written_goes(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    stays = out / ".case_77_seg.part-4ad82b8e.nii.gz"  # of a case of another call
+    for name in (".case_01_seg.part-4ad82b8e.nii.gz", ".predict.part-0a0a0a0a.json", stays.name):
+        (out / name).write_bytes(b"")
+    predict(predictor, folder, out, Options())
+    assert [path.name for path in out.iterdir() if path.name.startswith(".")] == [stays.name]
+
+
 @pytest.mark.parametrize("full", [full_by_limit, full_by_disk])
 def test_a_disk_that_fills_up_fails_the_case_that_does_not_fit(
     predictor: Predictor,
