@@ -21,6 +21,9 @@ from medunet.training.run import train
 
 PLAN = (
     "network.channels=[32, 64, 128, 256]",
+    "network.decoder_blocks=2",
+    "augment={preset: nnunet, mirror_axes: [0, 1, 2], rotation_degrees: 30, scale_range: [0.7, 1.4], "
+    "intensity_strength: 1}",
     "train.patch_size=[40, 56, 40]",
     "train.batch_size=7",
     "train.budget=null",
