@@ -25,13 +25,14 @@ REQUIRED = {
     "SimpleITK": "SimpleITK",
     "itk": "itk",
     "einops": "einops",
+    "highdicom": "highdicom",
     "torch": "torch",
     "typer": "typer",
 }
 """Distribution name to import name of every dependency."""
 
 OPTIONAL = {
-    "codecs": ("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "pyjpegls"),
+    "codecs": ("pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle", "python-gdcm"),
     "int8": ("nncf",),
     "mlflow": ("mlflow",),
     "onnx": ("onnx", "onnxruntime"),

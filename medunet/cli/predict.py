@@ -29,7 +29,9 @@ def predict(
             show_default=False,
         ),
     ],
-    formats: Annotated[str, typer.Option("--format", "-f", help="nifti, nrrd; several with commas.")] = "nifti",
+    formats: Annotated[
+        str, typer.Option("--format", "-f", help="nifti, nrrd, dicom-seg, rtstruct; several with commas.")
+    ] = "nifti",
     device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     engine: Annotated[str, typer.Option("--engine", help="auto, torch, openvino, openvino-int8 or onnx.")] = "auto",
     tta: Annotated[
@@ -46,6 +48,9 @@ def predict(
     series: Annotated[
         str | None, typer.Option("--series", metavar="UID|TEXT|largest", help="Which series of a DICOM export.")
     ] = None,
+    irregular: Annotated[
+        str, typer.Option("--irregular", metavar="refuse|resample", help="DICOM slices with gaps, or tilted.")
+    ] = "refuse",
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Write CASE_prob.nii.gz, one volume per label.")
     ] = False,
@@ -66,11 +71,12 @@ def predict(
     from medunet.inference.batch import Options
     from medunet.inference.batch import predict as run
     from medunet.inference.predictor import Predictor
+    from medunet.io.selection import Selection
     from medunet.model import load_model
 
     options = Options(
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
-        series=series,
+        selection=Selection(series, irregular),
         probabilities=save_probabilities,
         uncertainty=save_uncertainty,
         skip_existing=skip_existing,

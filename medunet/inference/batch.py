@@ -14,22 +14,22 @@ from typing import Any
 
 from medunet.atomic import make_folder, remove_leftovers
 from medunet.errors import UsageError
+from medunet.export.formats import FORMATS, format_of
 from medunet.inference.case import CaseWork, Targets
 from medunet.inference.doubt import MAPS as DOUBTS
 from medunet.inference.inputs import Input, find_inputs
 from medunet.inference.memory import PeakMeter
 from medunet.inference.pipeline import run, stoppable
-from medunet.inference.predictor import MASKS, Predictor
+from medunet.inference.predictor import Predictor
 from medunet.inference.report import CaseReport, Report
-from medunet.io.files import NIFTI, image_ending, stem
+from medunet.io.files import image_ending, stem
+from medunet.io.selection import ANY, Selection
 from medunet.model import Model, library_versions
 
 logger = logging.getLogger("medunet")
 
-FORMATS = {"nifti": ".nii.gz", "nrrd": ".nrrd"}
 REPORT_FILE = "predict.json"
 _UNSEEN = "The model does not say what training saw, so that unusual cases are not flagged."
-_ENDINGS = {"nifti": NIFTI, "nrrd": (".nrrd", ".mha")}
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Options:
     """How a batch is run.
 
     Attributes:
-        formats: keys of `FORMATS`.
-        series: which DICOM series: UID, text of its description, or "largest".
+        formats: keys of `export.formats.FORMATS`.
+        selection: which volume of DICOM studies, and how they are read.
         probabilities: write `CASE_prob.nii.gz` too, one volume per label on the fourth axis.
         uncertainty: write `CASE_entropy.nii.gz` too, and of several networks `CASE_disagreement.nii.gz`.
         skip_existing: leave cases alone whose outputs are all there and are those that the report lists.
@@ -48,7 +48,7 @@ class Options:
     """
 
     formats: tuple[str, ...] = ("nifti",)
-    series: str | None = None
+    selection: Selection = ANY
     probabilities: bool = False
     uncertainty: bool = False
     skip_existing: bool = False
@@ -96,7 +96,7 @@ def predict(
                 predictor,
                 entry,
                 targets,
-                series=options.series,
+                selection=options.selection,
                 meter=meter,
                 finished=report.finished if options.skip_existing else None,
             )
@@ -144,7 +144,12 @@ def open_report(
 
 
 def _is_file(output: Path) -> bool:
-    return image_ending(output) != "" and not output.is_dir()
+    return (image_ending(output) != "" or output.suffix.lower() == ".dcm") and not output.is_dir()
+
+
+def _file_format(output: Path, options: Options) -> str:
+    """Of a single file: what its ending says, unless another format than the default is asked for."""
+    return format_of(output, None if options.formats == Options().formats else options.formats[0])
 
 
 def _check_output(source: Path, output: Path, options: Options) -> None:
@@ -158,13 +163,8 @@ def _check_output(source: Path, output: Path, options: Options) -> None:
             f"{output} is input and output; images would be overwritten, or masks taken for images next time.",
             "Give another path with -o.",
         )
-    if not _is_file(output):
-        return
-    if image_ending(output) not in MASKS:
-        raise UsageError(f"A mask cannot be written to {output}.", f"Use {', '.join(MASKS)}, or give a folder.")
-    wanted = options.formats[0]
-    if wanted != Options().formats[0] and image_ending(output) not in _ENDINGS[wanted]:
-        raise UsageError(f"{output} has not the ending of the format {wanted}.", "Leave out -f, or change the name.")
+    if _is_file(output):
+        _file_format(output, options)
 
 
 def _targets(inputs: Sequence[Input], output: Path, options: Options, networks: int) -> list[Targets]:
@@ -182,11 +182,13 @@ def _targets(inputs: Sequence[Input], output: Path, options: Options, networks: 
                 "Give a folder with -o.",
             )
         make_folder(output.parent)
-        return [Targets((output,), *others(output.parent, stem(output).removesuffix("_seg")))]
+        return [
+            Targets({_file_format(output, options): output}, *others(output.parent, stem(output).removesuffix("_seg")))
+        ]
     make_folder(output)
     return [
         Targets(
-            tuple(output / f"{entry.id}_seg{FORMATS[name]}" for name in dict.fromkeys(options.formats)),
+            {name: output / f"{entry.id}{FORMATS[name].suffix}" for name in options.formats},
             *others(output, entry.id),
         )
         for entry in inputs

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from medunet.errors import DeviceError, MedunetError
+from medunet.errors import DeviceError, MedunetError, UsageError
+from medunet.export.formats import FORMATS
 from medunet.export.nifti import write_nifti_array
 from medunet.inference.inputs import Input
 from medunet.inference.memory import PeakMeter
 from medunet.inference.predictor import Prediction, Predictor
 from medunet.inference.report import CaseReport, output_entry
+from medunet.io.selection import Selection
 from medunet.io.volume import Volume
 
 logger = logging.getLogger("medunet")
@@ -28,18 +30,18 @@ class Targets:
     """Files that one case becomes.
 
     Attributes:
-        masks: one per format.
+        masks: by name of their format.
         probabilities: None: they are not wanted.
         maps: by name; empty: they are not wanted.
     """
 
-    masks: tuple[Path, ...]
+    masks: Mapping[str, Path]
     probabilities: Path | None
     maps: Mapping[str, Path] = field(default_factory=dict)
 
     def paths(self) -> list[Path]:
         """All of them."""
-        return [*self.masks, *([self.probabilities] if self.probabilities else []), *self.maps.values()]
+        return [*self.masks.values(), *([self.probabilities] if self.probabilities else []), *self.maps.values()]
 
 
 class CaseWork:
@@ -49,7 +51,7 @@ class CaseWork:
         predictor: loaded model(s).
         entry: what to read.
         targets: what to write.
-        series: which DICOM series.
+        selection: which volume of a DICOM study, and how it is read.
         meter: of the process; shared by all cases that overlap.
         finished: finds cases that need no work; None: all do.
 
@@ -63,7 +65,7 @@ class CaseWork:
         entry: Input,
         targets: Targets,
         *,
-        series: str | None,
+        selection: Selection,
         meter: PeakMeter,
         finished: Finished | None = None,
     ) -> None:
@@ -71,7 +73,7 @@ class CaseWork:
         self._predictor = predictor
         self._entry = entry
         self._targets = targets
-        self._series = series
+        self._selection = selection
         self._meter = meter
         self._finished = finished
         self._volume: Volume | None = None
@@ -86,8 +88,9 @@ class CaseWork:
         with self._stage():
             if self._is_finished():
                 return
-            volume = self._entry.read(self._series, channels=len(self._predictor.spec.modality))
+            volume = self._entry.read(self._selection, channels=len(self._predictor.spec.modality))
             self.report.warnings.extend([*self._entry.notes, *volume.source.notes])
+            check_source(self._targets.masks, volume)
             self._volume = volume
 
     def compute(self) -> None:
@@ -100,7 +103,7 @@ class CaseWork:
                 volume,
                 probabilities=self._targets.probabilities is not None,
                 uncertainty=bool(self._targets.maps),
-                scratch=self._targets.masks[0].parent,
+                scratch=self._targets.paths()[0].parent,
             )
 
     def write(self) -> None:
@@ -132,12 +135,12 @@ class CaseWork:
 
     def _write(self, prediction: Prediction) -> None:
         report = self.report
-        for target in self._targets.masks:
-            report.outputs.append(output_entry(prediction.save(target)))
-        path = self._targets.probabilities
-        if path is not None and prediction.probabilities is not None:
-            write_nifti_array(prediction.probabilities, prediction.geometry, prediction.source, path)
-            report.outputs.append(output_entry(path))
+        for name, path in self._targets.masks.items():
+            report.outputs.append(output_entry(prediction.save(path, wanted=name)))
+        probable = self._targets.probabilities
+        if probable is not None and prediction.probabilities is not None:
+            write_nifti_array(prediction.probabilities, prediction.geometry, prediction.source, probable)
+            report.outputs.append(output_entry(probable))
         for name, path in self._targets.maps.items():
             write_nifti_array(prediction.maps[name], prediction.geometry, prediction.source, path)
             report.outputs.append(output_entry(path))
@@ -168,6 +171,20 @@ class CaseWork:
             self._error = error
             self.report.error = f"Something unexpected went wrong: {type(error).__name__}: {error}"
             self.report.hint = "Please report this, with what -v prints."
+
+
+def check_source(formats: Iterable[str], volume: Volume) -> None:
+    """Refuse formats that refer to DICOM images for an image that did not come as DICOM.
+
+    Raises:
+        UsageError: one of them does.
+    """
+    wanted = [name for name in formats if FORMATS[name].dicom]
+    if wanted and volume.source.series is None:
+        raise UsageError(
+            f"{wanted[0]} refers to DICOM images, but {volume.source.path} holds none.",
+            "Give the DICOM export, or write a NIfTI mask.",
+        )
 
 
 def _short(numbers: Mapping[str, float]) -> dict[str, float]:

@@ -96,7 +96,7 @@ def predict_on_cluster(
                         if known is not None:
                             done(known)
                             continue
-                    yield Job(entry, targets, options.series)
+                    yield Job(entry, targets, options.selection)
 
             if progress is not None:
                 progress(0, len(plan), None)

@@ -21,6 +21,7 @@ from medunet.inference.inputs import Input
 from medunet.inference.memory import PeakMeter
 from medunet.inference.predictor import Predictor
 from medunet.inference.report import CaseReport
+from medunet.io.selection import Selection
 from medunet.model import library_versions
 
 logger = logging.getLogger("medunet")
@@ -64,11 +65,11 @@ class Worker:
             "medunet": library_versions()["medunet"],
         }
 
-    def do(self, entry: Input, targets: Targets, series: str | None) -> CaseReport:
+    def do(self, entry: Input, targets: Targets, selection: Selection) -> CaseReport:
         """Read, segment and write a case."""
         if self._predictor is None:
             raise DeviceError("The worker has no model.")
-        work = CaseWork(self._predictor, entry, targets, series=series, meter=self._meter)
+        work = CaseWork(self._predictor, entry, targets, selection=selection, meter=self._meter)
         work.read()
         with self._turn:  # waiting is not counted as work on the case
             work.compute()
@@ -81,13 +82,13 @@ class Job:
     """A case to do.
 
     Attributes:
-        entry, targets, series: see `CaseWork`.
+        entry, targets, selection: see `CaseWork`.
         tried: nodes of the workers that died over it.
     """
 
     entry: Input
     targets: Targets
-    series: str | None
+    selection: Selection
     tried: list[str] = field(default_factory=list)
 
 
@@ -171,7 +172,7 @@ class Crew:
             member = min(elsewhere or free, key=lambda each: len(each.jobs))
             member.jobs.append(job)
             logger.debug("%s goes to node %s.", job.entry.id, member.node[:8])
-            self._refs[member.handle.do.remote(job.entry, job.targets, job.series)] = member, job
+            self._refs[member.handle.do.remote(job.entry, job.targets, job.selection)] = member, job
 
     def _wait(self, done: Callable[[CaseReport], None]) -> None:
         ready, _ = self._ray.wait(list(self._refs), num_returns=1, timeout=_TICK)

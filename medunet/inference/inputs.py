@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medunet.errors import DataError, UsageError
 from medunet.io.files import image_ending, stem
 from medunet.io.read import read_volume, reads_as_dicom
+from medunet.io.selection import ANY, Selection
 from medunet.io.volume import Volume
 
 if TYPE_CHECKING:  # pydicom takes a fifth of a second to import, which a NIfTI file need not wait for
@@ -40,27 +41,20 @@ class Input:
     series: tuple[Series, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def read(self, select: str | None = None, *, channels: int = 1) -> Volume:
+    def read(self, selection: Selection = ANY, *, channels: int = 1) -> Volume:
         """Read the image.
 
         Args:
-            select: DICOM series: UID, text of the description, or "largest".
+            selection: which volume of a DICOM study, and how it is read.
             channels: channels the model takes.
 
         Raises:
             DataError: it cannot be read, or has another number of files than the model has channels.
         """
         if self.series:
-            from medunet.io.dicom import choose, read_series
+            from medunet.io.dicom import read_chosen
 
-            chosen = choose(self.series, select)
-            volume = read_series(chosen)
-            others = tuple(
-                f"Series {other.title} was left out{': ' if other.verdict else ''}{other.verdict}."
-                for other in self.series
-                if other is not chosen
-            )
-            return replace(volume, source=replace(volume.source, notes=volume.source.notes + others))
+            return read_chosen(self.series, selection)
         numbers = [match["channel"] for path in self.paths if (match := _CHANNEL.match(stem(path)))]
         if len(self.paths) > 1 and numbers != [f"{number:04d}" for number in range(channels)]:
             names = ", ".join(path.name for path in self.paths)
@@ -69,7 +63,7 @@ class Input:
                 f"{names}.",
                 f"Name one file per channel {self.id}_0000, {self.id}_0001 and so on, or put all in one file.",
             )
-        return read_volume(self.paths, select=select, channels=channels)
+        return read_volume(self.paths, selection=selection, channels=channels)
 
 
 def find_inputs(path: Path, *, channels: int = 1) -> list[Input]:

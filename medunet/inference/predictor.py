@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,17 @@ from medunet.engines.contract import Engine
 from medunet.engines.device import free_bytes, resolve_device, resolve_precision
 from medunet.engines.machine import available_bytes
 from medunet.errors import DataError, ModelError, UsageError
-from medunet.export.itk import write_itk
-from medunet.export.nifti import write_nifti
-from medunet.geometry import Geometry
+from medunet.export.algorithm import Algorithm
+from medunet.export.formats import write_mask
 from medunet.inference.choice import Engines, Member
 from medunet.inference.doubt import MAPS, Doubt
 from medunet.inference.memory import bytes_of, resident_bytes
 from medunet.inference.plan import Budget, Plan, looked_at, plan
 from medunet.inference.quality import Flag, find_flags
 from medunet.inference.scratch import Scratch
-from medunet.io.files import NIFTI, check_finite, from_itk, from_simpleitk, image_ending
-from medunet.io.read import read_volume
-from medunet.io.volume import Segmentation, Source, Volume
+from medunet.inference.sources import as_volume
+from medunet.io.selection import Selection
+from medunet.io.volume import Segmentation, Volume
 from medunet.labels import LabelMap
 from medunet.model import Model, load_model
 from medunet.model.seen import AIR, union
@@ -57,11 +57,7 @@ from medunet.transforms.restore import (
 
 logger = logging.getLogger("medunet")
 
-_MEMORY = Path("image")
 _SHARE = 0.25  # of the memory, which probabilities and maps may take before they go to the disk
-
-MASKS = (*NIFTI, ".nrrd", ".mha")
-"""Endings of files that a mask can be written to."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +73,7 @@ class Prediction(Segmentation):
         forecast_bytes: main memory that the process was expected to hold at most.
         engine: library that computed it.
         flags: reasons not to trust it, see `inference.quality`.
+        algorithm: the model, as DICOM objects name it.
     """
 
     probabilities: NDArray[np.float32] | None = None
@@ -85,19 +82,20 @@ class Prediction(Segmentation):
     forecast_bytes: int = 0
     engine: str = ""
     flags: tuple[Flag, ...] = ()
+    algorithm: Algorithm = field(default_factory=Algorithm)
 
-    def save(self, path: str | Path) -> Path:
-        """Write to .nii, .nii.gz, .nrrd or .mha, by the ending.
+    def save(self, path: str | Path, *, wanted: str | None = None) -> Path:
+        """Write to .nii, .nii.gz, .nrrd, .mha or .dcm (DICOM SEG), by the ending, or in a named format.
+
+        Args:
+            path: where to.
+            wanted: of `medunet.export.formats.FORMATS`.
 
         Raises:
-            UsageError: another ending.
+            UsageError: no format of that name or ending, or DICOM for an image that did not come as DICOM.
             OutputError: it cannot be written.
         """
-        path = Path(path)
-        ending = image_ending(path)
-        if ending not in MASKS:
-            raise UsageError(f"{path} has no ending that a mask can be written to.", f"Use {', '.join(MASKS)}.")
-        return write_nifti(self, path) if ending in NIFTI else write_itk(self, path)
+        return write_mask(self, path, self.algorithm, wanted=wanted)
 
 
 @dataclass(frozen=True)
@@ -182,6 +180,7 @@ class Predictor:
         source: Any,
         *,
         series: str | None = None,
+        irregular: str = "refuse",
         probabilities: bool = False,
         uncertainty: bool = False,
         scratch: str | Path | None = None,
@@ -192,6 +191,7 @@ class Predictor:
             source: a path (image file or DICOM folder), several paths (one per channel), a `Volume`, a nibabel,
                 SimpleITK or itk image.
             series: which DICOM series: UID, text of its description, or "largest".
+            irregular: DICOM slices on no regular grid are an error ("refuse") or interpolated ("resample").
             probabilities: keep them in the result (C times the memory of the image).
             uncertainty: keep maps of entropy and, of several networks, of disagreement.
             scratch: a folder on a disk that takes probabilities and maps if they would fill much of the memory.
@@ -200,7 +200,8 @@ class Predictor:
             DataError: the image cannot be read, holds NaN, or has another number of channels than the model.
             OutOfMemoryError: it cannot be done in the memory that there is.
         """
-        volume = self._checked(as_volume(source, series, channels=len(self.spec.modality)))
+        selection = Selection(series, irregular)
+        volume = self._checked(as_volume(source, selection, channels=len(self.spec.modality)))
         with self._lock:
             prediction = self._predict(
                 volume, _Wanted(probabilities, uncertainty, None if scratch is None else Path(scratch))
@@ -222,9 +223,10 @@ class Predictor:
             )
         return volume
 
-    def plan(self, source: Any, *, series: str | None = None) -> Plan:
+    def plan(self, source: Any, *, series: str | None = None, irregular: str = "refuse") -> Plan:
         """How an image would be segmented, and in how much memory; the arguments are those of a call."""
-        volume = self._checked(as_volume(source, series, channels=len(self.spec.modality)))
+        selection = Selection(series, irregular)
+        volume = self._checked(as_volume(source, selection, channels=len(self.spec.modality)))
         with self._lock:
             return self._course(volume).plan
 
@@ -275,6 +277,7 @@ class Predictor:
             maps={} if maps is None else dict(zip(MAPS[: min(2, len(self._members))], maps, strict=False)),
             forecast_bytes=course.plan.peak_bytes,
             engine=self.engines.name,
+            algorithm=algorithm_of(self.models),
         )
 
     def _blanks(self, image: PreparedImage) -> list[Blanks | None]:
@@ -316,59 +319,11 @@ def _tell_of_air(name: str, blanks: Sequence[Blanks]) -> None:
         logger.info("%s: the network sees something in the noise of air, so air was computed.", name)
 
 
-def as_volume(source: Any, series: str | None = None, *, channels: int | None = None) -> Volume:
-    """Turn what a caller has into a `Volume`.
-
-    Args:
-        source: as `Predictor` takes it.
-        series: which DICOM series.
-        channels: channels that are expected, for pictures that may be stored grey or in colour.
-
-    Raises:
-        UsageError: a type that is not understood.
-        DataError: an image that cannot be read or holds NaN.
-    """
-    if isinstance(source, str | Path):
-        return read_volume(Path(source), select=series, channels=channels)
-    if isinstance(source, list | tuple) and all(isinstance(item, str | Path) for item in source):
-        return read_volume(tuple(Path(item) for item in source), select=series, channels=channels)
-    module = type(source).__module__.partition(".")[0]
-    if isinstance(source, Volume):
-        volume = source
-    elif module == "nibabel":
-        volume = _from_nibabel(source)
-    elif module == "SimpleITK":
-        volume = from_simpleitk(source, Source(_MEMORY, "nrrd"))
-    elif module == "itk":
-        volume = from_itk(source, Source(_MEMORY, "nrrd"))
-    else:
-        raise UsageError(
-            f"A {type(source).__name__} cannot be segmented.",
-            "Give a path, a Volume, a nibabel, SimpleITK or itk image.",
-        )
-    check_finite(volume.array, volume.source.path)
-    return volume
-
-
-def _from_nibabel(image: Any) -> Volume:
-    """A nibabel image as it would be read from a file: float32 where its header scales, else as stored."""
-    from nibabel import Nifti1Image
-
-    stored = image.dataobj
-    scaled = (getattr(stored, "slope", 1.0), getattr(stored, "inter", 0.0)) != (1.0, 0.0)
-    array = np.asarray(stored, dtype=np.float32) if scaled else np.asarray(stored)
-    if array.ndim == 4 and array.shape[3] == 1:
-        array = array[..., 0]
-    if array.ndim != 3 or array.dtype.kind not in "biuf" or image.affine is None:
-        affine = "no affine" if image.affine is None else "an affine"
-        raise DataError(
-            f"A nibabel image of {array.ndim} axes, {array.dtype} voxels and {affine} is no volume.",
-            "Give one 3D image of real numbers.",
-        )
-    geometry = Geometry.from_affine(image.affine, array.shape)
-    known = isinstance(image, Nifti1Image)
-    source = Source(_MEMORY, "nifti", header=image.header) if known else Source(_MEMORY, "array")
-    return Volume(array[None], geometry, source)
+def algorithm_of(models: Sequence[Model]) -> Algorithm:
+    """Name and identity of models that are averaged."""
+    names = " + ".join(dict.fromkeys(model.spec.name for model in models))
+    digest = models[0].id if len(models) == 1 else sha256("".join(model.id for model in models).encode()).hexdigest()
+    return Algorithm(names, digest)
 
 
 def check_together(models: Sequence[Model]) -> None:

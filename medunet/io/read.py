@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from medunet.io.files import check_finite, image_ending, read_image, stack_channels
+from medunet.io.selection import ANY, Selection
 from medunet.io.volume import Volume
 
 
@@ -27,13 +28,17 @@ def reads_as_dicom(path: Path) -> bool:
 
 
 def read_volume(
-    paths: Path | Sequence[Path], *, select: str | None = None, channels: int | None = None, check_values: bool = True
+    paths: Path | Sequence[Path],
+    *,
+    selection: Selection = ANY,
+    channels: int | None = None,
+    check_values: bool = True,
 ) -> Volume:
     """Read an image file, a DICOM series, or several of them as the channels of one volume.
 
     Args:
         paths: a file, a DICOM folder or zip; or a sequence of them, one per channel, all on one grid.
-        select: which series of a DICOM folder: its UID, a text in its description, or "largest".
+        selection: which volume of a DICOM folder, and how it is read.
         channels: channels that are expected. A grey picture then becomes three equal channels where three
             are, and a picture of three equal channels becomes one; nothing that loses information is done.
         check_values: refuse NaN and infinite voxels.
@@ -46,16 +51,16 @@ def read_volume(
         DicomError: the folder does not hold exactly one regular volume.
     """
     parts = [paths] if isinstance(paths, Path) else list(paths)
-    volume = stack_channels([_read_part(path, select, check_values) for path in parts])
+    volume = stack_channels([_read_part(path, selection, check_values) for path in parts])
     return volume if channels is None else _fit_channels(volume, channels)
 
 
-def _read_part(path: Path, select: str | None, check_values: bool) -> Volume:
+def _read_part(path: Path, selection: Selection, check_values: bool) -> Volume:
     if not reads_as_dicom(path):
         return read_image(path, check_values=check_values)
     from medunet.io.dicom import read_dicom
 
-    volume = read_dicom(path, select)
+    volume = read_dicom(path, selection)
     if check_values:
         check_finite(volume.array, path)
     return volume

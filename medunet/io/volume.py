@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from medunet.errors import DataError
 from medunet.geometry import Geometry, format_shape
 from medunet.labels import LabelMap
+
+if TYPE_CHECKING:
+    from medunet.io.dicom import Series
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Source:
         series_uid: Series Instance UID of a DICOM series, else "".
         files: the files that were read, in slice order for DICOM.
         notes: sentences about what was left out or noticed while reading.
+        series: the `medunet.io.dicom.Series` that was read; what is written in DICOM refers to its slices.
     """
 
     path: Path
@@ -37,6 +41,7 @@ class Source:
     series_uid: str = ""
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    series: Series | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

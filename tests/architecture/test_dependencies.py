@@ -19,7 +19,7 @@ PARTS = {"pydantic_core": "pydantic", "itk-core": "itk"}
 
 OPTIONAL_IMPORTS = {
     "pylibjpeg",
-    "libjpeg",
+    "gdcm",
     "openjpeg",
     "rle",
     "jpeg_ls",

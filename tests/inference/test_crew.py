@@ -16,6 +16,7 @@ from medunet.inference.case import Targets
 from medunet.inference.crew import ATTEMPTS, Crew, Job
 from medunet.inference.inputs import Input
 from medunet.inference.report import CaseReport
+from medunet.io.selection import ANY
 from medunet.model import library_versions
 
 FACTS = {"device": "cpu", "precision": "float32", "tta": False, "medunet": library_versions()["medunet"]}
@@ -108,7 +109,7 @@ class Ray:
 
 
 def jobs(*names: str) -> list[Job]:
-    return [Job(Input(name, (Path(name),)), Targets((), None), None) for name in names]
+    return [Job(Input(name, (Path(name),)), Targets({}, None), ANY) for name in names]
 
 
 def done(node: str, case: str) -> CaseReport:

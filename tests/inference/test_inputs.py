@@ -12,6 +12,7 @@ from medunet.demo.dicom_export import write_ct_export
 from medunet.errors import DataError, UsageError
 from medunet.geometry import Geometry
 from medunet.inference.inputs import find_inputs
+from medunet.io.selection import Selection
 
 
 def write(path: Path, value: int = 0) -> Path:
@@ -97,9 +98,9 @@ def test_one_slice_of_a_series_is_an_input_too(tmp_path: Path) -> None:
 def test_a_series_is_chosen_by_its_description(tmp_path: Path) -> None:
     write_study(tmp_path / "study")
     (entry,) = find_inputs(tmp_path / "study")
-    assert entry.read("abdomen").source.series_uid == entry.read("largest").source.series_uid
+    assert entry.read(Selection("abdomen")).source.series_uid == entry.read(Selection("largest")).source.series_uid
     with pytest.raises(DataError, match="No series has the UID"):
-        entry.read("thorax")
+        entry.read(Selection("thorax"))
 
 
 def test_nothing_to_segment_is_a_wrong_call(tmp_path: Path) -> None:

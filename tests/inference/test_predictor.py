@@ -212,9 +212,14 @@ def test_a_prediction_saves_itself(
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("name", ["mask.png", "mask.mhd", "mask.nhdr", "mask", "mask.dcm"])
-def test_a_mask_is_not_saved_under_another_ending(predictor: Predictor, scan: Path, name: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="ending"):
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [*((name, "ending") for name in ("mask.png", "mask.mhd", "mask.nhdr", "mask")), ("mask.dcm", "no DICOM series")],
+)
+def test_a_mask_is_not_saved_under_another_ending(
+    predictor: Predictor, scan: Path, name: str, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=reason):
         predictor(scan).save(tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 

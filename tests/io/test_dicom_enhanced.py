@@ -14,6 +14,7 @@ from pydicom.uid import EnhancedMRImageStorage, ExplicitVRLittleEndian, RLELossl
 
 from medunet.errors import DicomError
 from medunet.io.dicom import read_dicom, scan
+from medunet.io.selection import Selection
 
 SPACING, GAP = (0.5, 0.75), 2.0
 STORED = np.random.default_rng(0).integers(0, 4000, (6, 7, 8)).astype("<u2")
@@ -91,8 +92,9 @@ def test_two_kinds_of_image_in_one_file_are_two_volumes(tmp_path: Path) -> None:
     path = write(tmp_path / "mr", frames, np.concatenate([STORED, STORED[::-1]]))
     with pytest.raises(DicomError, match="holds 2 volumes"):
         read_dicom(path)
-    assert np.array_equal(read_dicom(path, "magnitude").array[0], STORED.transpose(2, 1, 0))
-    assert np.array_equal(read_dicom(path, "phase").array[0], STORED[::-1].transpose(2, 1, 0) * np.float32(0.5))
+    assert np.array_equal(read_dicom(path, Selection("magnitude")).array[0], STORED.transpose(2, 1, 0))
+    phase = read_dicom(path, Selection("phase"))
+    assert np.array_equal(phase.array[0], STORED[::-1].transpose(2, 1, 0) * np.float32(0.5))
 
 
 def test_time_points_are_two_volumes(tmp_path: Path) -> None:
@@ -103,8 +105,8 @@ def test_time_points_are_two_volumes(tmp_path: Path) -> None:
         "T1 enhanced (temporal position 2)",
     ]
     with pytest.raises(DicomError, match="holds 2 volumes"):
-        read_dicom(path, "largest")
-    assert np.array_equal(read_dicom(path, "position 2").array[0], STORED.transpose(2, 1, 0))
+        read_dicom(path, Selection("largest"))
+    assert np.array_equal(read_dicom(path, Selection("position 2")).array[0], STORED.transpose(2, 1, 0))
 
 
 def test_one_frame_per_file_is_one_volume(tmp_path: Path) -> None:

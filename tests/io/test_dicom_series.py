@@ -17,6 +17,7 @@ from medunet.demo.dicom_export import CT_FOLDER, LOCALIZER_FOLDER, write_ct_expo
 from medunet.errors import DicomError, ReadError
 from medunet.geometry import Geometry
 from medunet.io.dicom import choose, is_dicom, read_dicom, scan
+from medunet.io.selection import Selection
 
 LPS = ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0))
 GRID = Geometry((8, 7, 6), (0.75, 0.5, 2.0), (30.0, 20.0, -40.0), LPS)
@@ -64,7 +65,7 @@ def write_object(path: Path, sop_class: str, modality: str, **values: object) ->
 
 
 def assert_exact(folder: Path, select: str | None = None) -> tuple[str, ...]:
-    volume = read_dicom(folder, select)
+    volume = read_dicom(folder, Selection(select))
     assert volume.geometry.difference(GRID, tolerance_mm=1e-6) == ""
     assert np.array_equal(volume.array[0], VALUES)
     return volume.source.notes
@@ -177,24 +178,24 @@ def test_a_series_is_chosen_by_uid_text_or_size(two: Path) -> None:
     assert_exact(two, large.uid)
     assert_exact(two, "ABDOMEN")
     assert_exact(two, "largest")
-    assert read_dicom(two, small.uid).geometry.shape == SMALL.shape
-    assert read_dicom(two, "sharp").geometry.shape == SMALL.shape
+    assert read_dicom(two, Selection(small.uid)).geometry.shape == SMALL.shape
+    assert read_dicom(two, Selection("sharp")).geometry.shape == SMALL.shape
 
 
 def test_an_unknown_name_lists_what_is_there(two: Path) -> None:
     with pytest.raises(DicomError, match=r'No series has the UID "Thorax" or that text.*\n(.*\n)*.*Lung sharp'):
-        read_dicom(two, "Thorax")
+        read_dicom(two, Selection("Thorax"))
 
 
 def test_a_chosen_series_that_is_no_volume_says_why(two: Path) -> None:
     with pytest.raises(DicomError, match="a localizer"):
-        read_dicom(two, "scout")
+        read_dicom(two, Selection("scout"))
 
 
 def test_equally_large_series_are_no_largest(study: Path) -> None:
     write_ct_export(VALUES, GRID, study / "more", seed=7, description="Other kernel")
     with pytest.raises(DicomError, match="2 series fit"):
-        read_dicom(study, "largest")
+        read_dicom(study, Selection("largest"))
     assert_exact(study, "kernel")
 
 
@@ -208,8 +209,8 @@ def test_the_small_series_is_not_read_in_place_of_a_large_broken_one(two: Path) 
     with pytest.raises(DicomError, match=r'largest series, "Abdomen 1.0" .* 1 slice is missing'):
         read_dicom(two)
     with pytest.raises(DicomError, match="1 slice is missing"):
-        read_dicom(two, "largest")
-    assert read_dicom(two, "Lung").geometry.shape == SMALL.shape
+        read_dicom(two, Selection("largest"))
+    assert read_dicom(two, Selection("Lung")).geometry.shape == SMALL.shape
 
 
 def test_without_a_volume_every_series_gets_its_reason(two: Path) -> None:
@@ -240,7 +241,7 @@ def test_time_points_are_listed_and_can_be_chosen(study: Path) -> None:
     with pytest.raises(DicomError, match=r"(?s)The series holds 2 volumes.*temporal position 1.*temporal position 2"):
         read_dicom(study)
     assert_exact(study, "temporal position 1")
-    assert not (read_dicom(study, "temporal position 2").array + 1024).any()
+    assert not (read_dicom(study, Selection("temporal position 2")).array + 1024).any()
 
 
 @pytest.mark.parametrize(
@@ -264,7 +265,7 @@ def test_images_that_differ_by_kind_are_never_stacked(study: Path, keyword: str,
     assert [series.shape for series in volumes] == [GRID.shape, GRID.shape]
     assert len({series.description for series in volumes}) == 2
     with pytest.raises(DicomError, match="holds 2 volumes"):
-        read_dicom(study, volumes[0].uid)
+        read_dicom(study, Selection(volumes[0].uid))
 
 
 def test_two_traits_part_a_series_into_four_volumes(study: Path) -> None:

@@ -1,7 +1,7 @@
 """DICOM exports in: `scan` a folder, `choose` a series, read it as a `Volume`."""
 
 from medunet.io.dicom.header import is_dicom
-from medunet.io.dicom.pixels import read_dicom, read_series
+from medunet.io.dicom.pixels import read_chosen, read_dicom, read_series
 from medunet.io.dicom.series import Export, Series, choose, scan
 
-__all__ = ["Export", "Series", "choose", "is_dicom", "read_dicom", "read_series", "scan"]
+__all__ = ["Export", "Series", "choose", "is_dicom", "read_chosen", "read_dicom", "read_series", "scan"]

@@ -55,7 +55,15 @@ TRAITS = (
 """Label and keyword of what may tell images at one position apart, the most telling first."""
 
 _TAGS = (
-    *("SOPClassUID", "Modality", "SeriesDescription", "PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
+    *(
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "Modality",
+        "SeriesDescription",
+        "PatientID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+    ),
     *("FrameOfReferenceUID", "NumberOfSeriesRelatedInstances", "Rows", "Columns", "NumberOfFrames"),
     *("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness", "SpacingBetweenSlices"),
@@ -219,6 +227,8 @@ def _slices(dataset: Any, path: Path, sop_class: UID) -> tuple[Slice, ...]:
         fault=beside or _fault(dataset),
         beside=bool(beside),
         series_images=_series_images(dataset),
+        sop_class=str(sop_class),
+        sop_uid=text(dataset, "SOPInstanceUID"),
     )
     if whole.fault:
         return (whole,)

@@ -6,7 +6,8 @@ says how to show values, not what they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from medunet.errors import DicomError, ReadError
 from medunet.io.dicom.elements import quiet
 from medunet.io.dicom.series import Series, choose, scan
 from medunet.io.dicom.slices import Slice
+from medunet.io.selection import ANY, Selection
 from medunet.io.volume import Source, Volume
 
 _TAGS = (
@@ -32,12 +34,12 @@ _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _CODECS = "Install the decoders: pip install 'medunet[codecs]'."
 
 
-def read_dicom(path: Path, select: str | None = None) -> Volume:
+def read_dicom(path: Path, selection: Selection = ANY) -> Volume:
     """Read the one volume of a DICOM file or folder.
 
     Args:
         path: a folder at any depth, or one (multi-frame) file.
-        select: which series; see `choose`.
+        selection: which volume is meant.
 
     Returns:
         Volume (1, columns, rows, slices), slices along row x column. `source.notes` tells what was left out.
@@ -49,13 +51,20 @@ def read_dicom(path: Path, select: str | None = None) -> Volume:
     export = scan(path)
     if not export.series:
         raise DicomError(f"There is no DICOM image in {path}.", " ".join(export.ignored[:5]))
-    chosen = choose(export.series, select)
+    volume = read_chosen(export.series, selection)
+    return replace(volume, source=replace(volume.source, path=path, notes=volume.source.notes + export.ignored))
+
+
+def read_chosen(series: Sequence[Series], selection: Selection = ANY) -> Volume:
+    """Read the one volume that is meant among the series of an export; as `read_dicom`."""
+    chosen = choose(series, selection)
     others = tuple(
         f"Series {other.title} was left out{': ' if other.verdict else ''}{other.verdict}."
-        for other in export.series
-        if other is not chosen
+        for other in series
+        if other.slices != chosen.slices
     )
-    return _read(chosen, path, export.ignored + others)
+    volume = read_series(chosen)
+    return replace(volume, source=replace(volume.source, notes=volume.source.notes + others))
 
 
 def read_series(series: Series) -> Volume:
@@ -69,33 +78,52 @@ def read_series(series: Series) -> Volume:
         DicomError: the series is no plausible volume, or needs decoders that are not installed.
         ReadError: pixel data that cannot be decoded.
     """
-    return _read(series, series.files[0].parent, ())
-
-
-def _read(series: Series, path: Path, notes: tuple[str, ...]) -> Volume:
     if series.geometry is None or not series.plausible:
         raise DicomError(f"The series {series.title} cannot be read as a volume: {series.verdict}.", series.remedy)
+    try:
+        array = _array(series)
+    except MemoryError as error:
+        raise DicomError(
+            f"The series {series.title} does not fit into memory.", "Read it on a machine with more memory."
+        ) from error
+    source = Source(
+        series.files[0].parent,
+        "dicom",
+        series_uid=series.uid,
+        files=series.files,
+        notes=series.notes,
+        series=series,
+    )
+    return Volume(array.transpose(2, 1, 0)[None], series.geometry, source)
+
+
+def _array(series: Series) -> NDArray[Any]:
+    """(slices, rows, columns) on the series' grid."""
+    if series.resampled and series.upright is not None:
+        return series.upright.values(_physical(item, stored) for item, stored in _stored(series.slices))
     exact = all(_is_exact(*item.rescale) for item in series.slices)
     columns, rows, count = series.shape
     try:
         array: NDArray[Any] = np.empty((count, rows, columns), dtype=np.int16 if exact else np.float32)
-    except (MemoryError, ValueError) as error:
-        raise DicomError(
-            f"The series {series.title} does not fit into memory.", "Read it on a machine with more memory."
-        ) from error
+    except ValueError as error:  # more bytes than an address holds
+        raise MemoryError from error
     for k, (item, stored) in enumerate(_stored(series.slices)):
-        slope, intercept = item.rescale
         if exact and stored.dtype.kind in "iu":
-            values: NDArray[Any] = stored.astype(np.int64) + int(intercept)
+            values: NDArray[Any] = stored.astype(np.int64) + int(item.rescale[1])
             array = _wide_enough(array, values)
         else:
-            values = stored.astype(np.float64) * slope + intercept
+            values = _physical(item, stored)
             array = array if array.dtype.kind == "f" else array.astype(np.float32)
-            if not np.abs(values).max() <= _FLOAT32_MAX:
-                raise ReadError(f"{item.name} holds values that are not finite after rescaling.", "Export it again.")
         array[k] = values
-    source = Source(path, "dicom", series_uid=series.uid, files=series.files, notes=series.notes + notes)
-    return Volume(array.transpose(2, 1, 0)[None], series.geometry, source)
+    return array
+
+
+def _physical(item: Slice, stored: NDArray[Any]) -> NDArray[np.float64]:
+    slope, intercept = item.rescale
+    values: NDArray[np.float64] = stored.astype(np.float64) * slope + intercept
+    if not np.abs(values).max() <= _FLOAT32_MAX:
+        raise ReadError(f"{item.name} holds values that are not finite after rescaling.", "Export it again.")
+    return values
 
 
 def _is_exact(slope: float, intercept: float) -> bool:

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,10 @@ from medunet.io.dicom.elements import quiet
 from medunet.io.dicom.grouping import Part, group
 from medunet.io.dicom.header import is_dicom, read_header
 from medunet.io.dicom.slices import Slice
-from medunet.io.dicom.stack import Stack, stack
+from medunet.io.dicom.stack import IrregularError, Stack, stack
+from medunet.io.dicom.upright import Upright, upright
+from medunet.io.selection import ANY, LARGEST, Selection
 
-LARGEST = "largest"
 _ROWS = 20
 _PIXEL_TAGS = ("BitsStored", "PixelRepresentation", "PixelData")
 logger = logging.getLogger("medunet")
@@ -47,6 +48,8 @@ class Series:
         geometry: the grid, None where there is none.
         slices: every image in order.
         notes: what was noticed.
+        upright: of slices that lie on no regular grid, the grid that they could be resampled to.
+        resampled: they are read so: `geometry` is that of `upright`.
     """
 
     uid: str
@@ -62,6 +65,8 @@ class Series:
     geometry: Geometry | None = field(default=None, repr=False)
     slices: tuple[Slice, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
+    upright: Upright | None = field(default=None, repr=False)
+    resampled: bool = False
 
     @property
     def plausible(self) -> bool:
@@ -72,6 +77,27 @@ class Series:
     def title(self) -> str:
         """Description and size for messages: `"Head 5mm" (CT, 512x512x28)`."""
         return f'"{self.description}" ({self.modality or "no modality"}, {format_shape(self.shape)})'
+
+    def on_upright_grid(self) -> Series:
+        """This series resampled, if that is what it takes to be a volume."""
+        if self.upright is None:
+            return self
+        geometry = self.upright.geometry
+        note = (
+            f"{self.verdict[:1].upper()}{self.verdict[1:]}: resampled to {format_shape(geometry.shape)} voxels of "
+            f"{format_mm(geometry.spacing)}. Masks in DICOM lie on the original slices, other files on that grid."
+        )
+        return replace(
+            self,
+            verdict="",
+            remedy="",
+            missed=False,
+            geometry=geometry,
+            shape=(geometry.shape[0], geometry.shape[1], geometry.shape[2]),
+            spacing=geometry.spacing,
+            resampled=True,
+            notes=(*self.notes, note),
+        )
 
 
 @dataclass(frozen=True)
@@ -125,26 +151,28 @@ def _some(names: Sequence[str]) -> str:
     return f"{', '.join(names[:2])} and {len(names) - 2} more were"
 
 
-def choose(series: Sequence[Series], select: str | None = None) -> Series:
-    """The one series that is meant.
+def choose(series: Sequence[Series], selection: Selection = ANY) -> Series:
+    """The one series that is meant. Single slices stand back behind volumes.
 
     Args:
         series: as `scan` lists them.
-        select: a Series Instance UID, text that occurs in the description (any case), or "largest" for the most
-            voxels; None for the only plausible volume. Single slices stand back behind volumes.
+        selection: which one; stacks that it wants resampled count as volumes.
 
     Raises:
         DicomError: none or several fit; the message lists them, or says why each is none.
     """
     if not series:
         raise DicomError("There is no DICOM image here.", "Give the folder that holds the exported series.")
-    matching = list(series) if select in (None, LARGEST) else _matching(series, str(select))
+    if selection.irregular == "resample":
+        series = [each.on_upright_grid() for each in series]
+    wanted = selection.series
+    matching = list(series) if wanted in (None, LARGEST) else _matching(series, str(wanted))
     volumes = [s for s in matching if s.plausible]
     volumes = [s for s in volumes if s.shape[2] > 1] or volumes
     if not volumes:
         raise DicomError(*_none(matching))
     size = max(_voxels(s) for s in volumes)
-    if select == LARGEST:
+    if wanted == LARGEST:
         volumes = [s for s in volumes if _voxels(s) == size]
     missed = max((s for s in matching if s.missed), key=_voxels, default=None)
     if missed and _voxels(missed) > size:
@@ -180,7 +208,9 @@ def _none(series: Sequence[Series]) -> tuple[str, str]:
     if len(series) == 1:
         return f"The series {series[0].title} cannot be read as a volume: {series[0].verdict}.", series[0].remedy
     reasons = [f"  {s.title}: {s.verdict}" for s in series[:_ROWS]]
-    return "\n".join([f"None of the {len(series)} series is a volume:", *reasons, *_rest(series)]), ""
+    remedies = dict.fromkeys(s.remedy for s in series if s.missed)
+    only = next(iter(remedies)) if len(remedies) == 1 else ""
+    return "\n".join([f"None of the {len(series)} series is a volume:", *reasons, *_rest(series)]), only
 
 
 def _rest(series: Sequence[Series]) -> list[str]:
@@ -231,14 +261,19 @@ def _digest(item: Slice) -> str:
 
 def _series(part: Part) -> Series:
     first = part.slices[0]
-    verdict, remedy = first.fault, ""
+    verdict, remedy, slices = first.fault, "", part.slices
     found: Stack | None = None
+    grid: Upright | None = None
     if not verdict:
         try:
             found = stack(part.slices)
+            slices = found.slices
+        except IrregularError as error:
+            slices = error.slices
+            grid, remedy = _resampling(slices)
+            verdict = error.message
         except DicomError as error:
             verdict, remedy = error.message, error.hint
-    slices = found.slices if found else part.slices
     return Series(
         uid=first.identity.series_uid,
         study_uid=first.identity.study_uid,
@@ -253,7 +288,18 @@ def _series(part: Part) -> Series:
         geometry=found.geometry if found else None,
         slices=slices,
         notes=(found.notes if found else ()) + _notes(part, len(slices)),
+        upright=grid,
     )
+
+
+def _resampling(slices: tuple[Slice, ...]) -> tuple[Upright | None, str]:
+    """The grid that irregular slices could be resampled to, and what to do about them."""
+    try:
+        grid = upright(slices)
+    except DicomError as error:
+        return None, f"It is not resampled either: {error.message}. Export all slices again."
+    shape, spacing = format_shape(grid.geometry.shape), format_mm(grid.geometry.spacing)
+    return grid, f"To resample it to {shape} voxels of {spacing}, add --irregular resample; or export it regularly."
 
 
 def _notes(part: Part, images: int) -> tuple[str, ...]:

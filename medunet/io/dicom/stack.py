@@ -38,12 +38,25 @@ class Stack:
     notes: tuple[str, ...] = ()
 
 
+class IrregularError(DicomError):
+    """Slices, each at a place of its own, that form no regular grid.
+
+    Args:
+        message: why not, with the numbers.
+        slices: in the order of their positions along the normal.
+    """
+
+    def __init__(self, message: str, slices: tuple[Slice, ...]) -> None:
+        super().__init__(message)
+        self.slices = slices
+
+
 def stack(slices: Sequence[Slice]) -> Stack:
     """Put slices of one orientation and size in order and check that they form a regular grid.
 
     Raises:
-        DicomError: several images at one position, missing slices, unequal gaps, a tilted gantry, or a single
-            slice of unknown thickness; with the numbers.
+        IrregularError: missing slices, unequal gaps, a tilted gantry; with the numbers.
+        DicomError: several images at one position, or a single slice of unknown thickness.
     """
     plane = slices[0].plane
     if plane is None:
@@ -84,26 +97,22 @@ def _single_step(only: Slice) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     return only.plane.normal * only.thickness, (note,)
 
 
-def _step(ordered: Sequence[Slice], plane: Plane) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+def _step(ordered: tuple[Slice, ...], plane: Plane) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """LPS vector from one slice to the next."""
     where = positions(ordered)
     gaps = np.diff(where @ plane.normal)
     usual = float(np.median(gaps))
     reasons = [*_tilted(where, plane.normal), *_uneven(gaps, usual, where @ plane.normal)]
     if reasons:
-        raise DicomError(
-            "; ".join(reasons),
-            "Export all slices, without gantry tilt and with equal gaps, or resample the series first.",
-        )
+        raise IrregularError("; ".join(reasons), ordered)
     step = (where[-1] - where[0]) / (len(where) - 1)
     sideways = step - (step @ plane.normal) * plane.normal
     if np.linalg.norm(sideways) * (len(where) - 1) <= _ROUNDING_MM:
         step = step - sideways
     off = float(np.linalg.norm(where - where[0] - np.arange(len(where))[:, None] * step, axis=1).max())
     if off > max(_ON_GRID_MM, _ON_GRID_RELATIVE * usual):
-        raise DicomError(
-            f"a slice lies {off:.3g} mm beside its place on the regular grid of {usual:.4g} mm steps",
-            "Export the series again, or resample it first.",
+        raise IrregularError(
+            f"a slice lies {off:.3g} mm beside its place on the regular grid of {usual:.4g} mm steps", ordered
         )
     return step, _thin(ordered[0], usual)
 

@@ -1,0 +1,195 @@
+"""What DICOM objects that are derived from a series share: its images, its labels slice by slice, names and numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.uid import generate_uid
+from pydicom.valuerep import validate_value
+
+from medunet.atomic import atomic_file
+from medunet.errors import OutputError, UsageError
+from medunet.export.algorithm import Algorithm
+from medunet.geometry import RAS_FROM_LPS, Geometry
+from medunet.io.dicom import Series
+from medunet.io.dicom.elements import quiet
+from medunet.io.dicom.slices import Plane, Slice
+from medunet.io.sampling import labels_at
+from medunet.io.volume import Segmentation
+
+MANUFACTURER = "medunet"
+_LIKE_MM = 1e-3
+_TYPE_2 = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
+    *("StudyTime", "ReferringPhysicianName"),
+)
+_PATIENT_STUDY = ("PatientAge", "PatientSize", "PatientWeight", "StudyDescription")
+CHARACTERS = "ISO_IR 192"
+"""Character set of what is written: UTF-8, which holds whatever the source's names are made of."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A segmentation beside the images that it belongs to.
+
+    Attributes:
+        segmentation: on the grid of the series, on the one that it was resampled to, or on any other.
+        series: the images.
+        algorithm: what made it.
+    """
+
+    segmentation: Segmentation
+    series: Series
+    algorithm: Algorithm
+
+    @classmethod
+    def of(cls, segmentation: Segmentation, algorithm: Algorithm, series: Series | None = None) -> Origin:
+        """Pair a segmentation with a series, by default with the one it was made from.
+
+        Raises:
+            UsageError: it was not made from DICOM images, and none are given.
+        """
+        found = series or segmentation.source.series
+        if found is None:
+            raise UsageError(
+                f"{segmentation.source.path} is no DICOM series, and a DICOM object of a mask needs the images it "
+                "refers to.",
+                "Write a NIfTI mask, or name the series.",
+            )
+        return cls(segmentation, found, algorithm)
+
+    def uid(self, *what: str) -> str:
+        """A UID that is the same whenever the same images, model and mask come together; `what` tells objects apart."""
+        mask = hashlib.sha256(np.ascontiguousarray(self.segmentation.array).data).hexdigest()
+        images = sorted({item.sop_uid or item.path.name for item in self.series.slices})
+        return str(generate_uid(entropy_srcs=[*images, self.series.uid, self.algorithm.digest, mask, *what]))
+
+    def images(self) -> list[pydicom.Dataset]:
+        """Headers of the series' files in the order of its slices, with what DICOM demands even if it is empty.
+
+        Raises:
+            OutputError: a file cannot be read any more.
+        """
+        result = []
+        for path in self.series.files:
+            try:
+                with quiet():
+                    dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+            except Exception as error:  # pydicom raises a dozen types
+                raise OutputError(f"{path.name}, which the mask refers to, cannot be read again: {error}.") from error
+            result.append(self._completed(dataset))
+        return result
+
+    def _completed(self, dataset: Any) -> pydicom.Dataset:
+        for keyword in [*_TYPE_2, *_PATIENT_STUDY]:
+            if keyword in dataset and not _valid(dataset[keyword]):
+                del dataset[keyword]
+        for keyword in _TYPE_2:
+            if keyword not in dataset:
+                setattr(dataset, keyword, "")
+        if "DeidentificationMethod" in dataset and not dataset.DeidentificationMethod:
+            del dataset.DeidentificationMethod  # it may be absent, but not empty
+        for shared in dataset.get("SharedFunctionalGroupsSequence", ()):
+            self._complete_groups(shared)
+        if not dataset.get("FrameOfReferenceUID"):
+            dataset.FrameOfReferenceUID = self.frame_of_reference
+        if "SliceThickness" not in dataset and "PerFrameFunctionalGroupsSequence" not in dataset:
+            dataset.SliceThickness = round(self.gap, 6)
+        result: pydicom.Dataset = dataset
+        return result
+
+    def _complete_groups(self, shared: Any) -> None:
+        """State spacing and orientation for all frames, as highdicom expects; in the file each may do so for itself."""
+        from highdicom import PixelMeasuresSequence, PlaneOrientationSequence
+
+        first = self.series.slices[0]
+        plane = plane_of(first)
+        shared.PixelMeasuresSequence = PixelMeasuresSequence(plane.spacing, first.thickness or round(self.gap, 6))
+        shared.PlaneOrientationSequence = PlaneOrientationSequence("PATIENT", [*plane.row, *plane.column])
+
+    @property
+    def frame_of_reference(self) -> str:
+        """Frame of Reference UID; one of its own for a series that states none."""
+        stated = self.series.slices[0].identity.frame_of_reference
+        return stated or str(generate_uid(entropy_srcs=[self.series.uid, "frame of reference"]))
+
+    @property
+    def gap(self) -> float:
+        """Millimetres from slice to slice, the usual one."""
+        planes = [plane_of(item) for item in self.series.slices]
+        if len(planes) == 1:
+            return self.series.slices[0].thickness or 1.0
+        along = [float(np.dot(plane.position, planes[0].normal)) for plane in planes]
+        return float(np.median(np.diff(along)))
+
+    def number(self, base: int, images: list[pydicom.Dataset]) -> int:
+        """A Series Number that is the same each time and seldom taken: the source's behind `base`."""
+        return base + int(images[0].get("SeriesNumber") or 0) % 1000
+
+    def planes(self) -> Iterator[tuple[Slice, NDArray[Any]]]:
+        """Every slice of the series with its labels (rows, columns)."""
+        series, array = self.series, self.segmentation.array
+        here = self.segmentation.geometry
+        for number, item in enumerate(series.slices):
+            if series.resampled and series.upright is not None and here == series.upright.geometry:
+                yield item, series.upright.labels(array, number, (item.rows, item.columns))
+            elif not series.resampled and _alike(here, series.geometry):
+                yield item, array[:, :, number].T
+            else:
+                yield item, _sampled(array, here, item)
+
+
+def _valid(element: Any) -> bool:
+    """Whether a value is one of its VR; scanners and anonymisers leave ages such as "0Y"."""
+    try:
+        values = element.value if element.VM > 1 else [element.value]
+        for value in values:
+            validate_value(element.VR, value, pydicom.config.RAISE)
+    except Exception:  # a value that cannot even be decoded
+        return False
+    return True
+
+
+def _alike(one: Geometry, other: Geometry | None) -> bool:
+    """Whether two grids agree, up to the rounding of files."""
+    return (
+        other is not None
+        and one.shape == other.shape
+        and bool(np.abs((one.affine - other.affine) @ np.diag([*one.shape, 1])).max() < _LIKE_MM * min(one.spacing))
+    )
+
+
+def plane_of(item: Slice) -> Plane:
+    """The plane of a slice of a volume."""
+    assert item.plane is not None  # noqa: S101  slices without one form no volume
+    return item.plane
+
+
+def _sampled(array: NDArray[Any], geometry: Geometry, item: Slice) -> NDArray[Any]:
+    """Labels of a slice out of a mask on another grid."""
+    plane = plane_of(item)
+    across = np.column_stack([np.asarray(plane.row) * plane.spacing[1], np.asarray(plane.column) * plane.spacing[0]])
+    to_voxels = np.linalg.inv(geometry.affine) @ RAS_FROM_LPS
+    steps = to_voxels[:3, :3] @ across
+    start = to_voxels[:3, :3] @ np.asarray(plane.position) + to_voxels[:3, 3]
+    rows, columns = np.indices((item.rows, item.columns)).reshape(2, -1)
+    where = start[:, None] + steps[:, :1] * columns + steps[:, 1:] * rows
+    return labels_at(array, where).reshape(item.rows, item.columns)
+
+
+def write_dataset(dataset: pydicom.Dataset, path: Path) -> Path:
+    """Write a data set to `path`, atomically.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with atomic_file(path) as part:
+        dataset.save_as(part, enforce_file_format=True)
+    return path

@@ -1,0 +1,46 @@
+"""Labels at points of a grid that are no voxel centres."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SNAP = 1e-3
+
+
+def labels_at(array: NDArray[np.generic], where: NDArray[np.float64]) -> NDArray[np.generic]:
+    """The label with the largest share of the voxels around each point, weighted as for linear interpolation.
+
+    That is what interpolating each label by itself and taking the largest gives, without a volume per label. At a
+    voxel's centre it is that voxel's label.
+
+    Args:
+        array: labels (i, j, k); outside of it lies 0.
+        where: (3, n) voxel coordinates; within a thousandth of a whole number they are taken for it.
+
+    Returns:
+        (n,) labels.
+    """
+    whole = np.rint(where)
+    where = np.where(np.abs(where - whole) < _SNAP, whole, where)
+    low = np.floor(where)
+    part = where - low
+    shape = np.asarray(array.shape)[:, None]
+    labels = np.zeros((8, where.shape[1]), dtype=array.dtype)
+    weights = np.empty((8, where.shape[1]), dtype=np.float32)
+    for number, corner in enumerate(product((0, 1), repeat=3)):
+        step = np.asarray(corner)[:, None]
+        index = low + step
+        weights[number] = np.where(step == 1, part, 1 - part).prod(axis=0)
+        inside = ((index >= 0) & (index < shape)).all(axis=0) & (weights[number] > 0)
+        i, j, k = index[:, inside].astype(np.intp)
+        labels[number, inside] = array[i, j, k]
+    result: NDArray[np.generic] = labels[weights.argmax(axis=0), np.arange(where.shape[1])]
+    torn = np.flatnonzero(((labels != result) & (weights > 0)).any(axis=0))
+    if len(torn):
+        labels, weights = labels[:, torn], weights[:, torn]
+        shares = np.stack([((labels == label) * weights).sum(axis=0) for label in labels])
+        result[torn] = labels[shares.argmax(axis=0), np.arange(len(torn))]
+    return result
