@@ -2,6 +2,7 @@
 
 Needs a trained nnU-Net folder (NNUNET_MODEL=.../nnUNetTrainer__nnUNetPlans__3d_fullres, a plain U-Net of one channel),
 an image to fill the volume with (IMAGE=file) and nnU-Net in an environment of its own (`make peer-nnunet`).
+With HIPPOCAMPUS=folder of Task04_Hippocampus the network, of that task then, is tried in int8, too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ import numpy as np
 import pytest
 import torch
 from watched_run import Run, run
+
+from medunet.config.load import load_config
+from medunet.io.folds import assign_folds, write_splits
+from medunet.io.manifest import read_manifest
+from medunet.training.folder import record_config
 
 HERE = Path(__file__).parent
 PEER = HERE.parents[1] / ".peers" / "nnunet" / "bin"
@@ -97,9 +103,21 @@ class Sides:
         command += ["-m", self.model, "-i", image, "-o", mask, "--report", self.folder / f"{name}-{to}.json"]
         return run([*command, *options])
 
-    def agreement(self, name: str) -> float:
+    def quantize(self, data: str) -> str:
+        """Make the int8 form of the model on the cases of its training; what `medunet quantize` says."""
+        run = self.folder / "run"
+        config = load_config("mr_hippocampus.yaml", data=data)
+        run.mkdir()
+        record_config(config, run)
+        write_splits(run, assign_folds(read_manifest(Path(data), "decathlon").cases, config.data.folds))
+        shutil.copytree(self.model, run / "model")
+        self.model = run / "model"
+        command = [sys.executable, "-m", "medunet", "quantize", str(run)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def agreement(self, name: str, to: str = "own") -> float:
         """Share of the voxels in which the masks agree."""
-        paths = [self.folder / f"{name}-{side}" / "case.nii.gz" for side in ("peer", "own")]
+        paths = [self.folder / f"{name}-{side}" / "case.nii.gz" for side in ("peer", to)]
         one, other = (np.asarray(nibabel.load(path).dataobj) for path in paths)
         return float((one == other).mean())
 
@@ -125,6 +143,9 @@ def test_prediction_is_faster_than_nnunet_s(tmp_path: Path) -> None:
     peer = both.peer("large")
     rows = {"nnU-Net": peer, "medunet, first time": both.own("large"), "medunet": both.own("large")}
     rows["medunet --engine torch"] = both.own("large", "--engine", "torch", to="torch")
+    if "HIPPOCAMPUS" in os.environ:
+        print(both.quantize(os.environ["HIPPOCAMPUS"]))
+        rows["medunet, int8"] = both.own("large", "--engine", "openvino-int8", to="int8")
     report = json.loads((tmp_path / "large-own.json").read_text())
     (case,) = report["cases"]
     agreement = both.agreement("large")
@@ -137,6 +158,8 @@ def test_prediction_is_faster_than_nnunet_s(tmp_path: Path) -> None:
     print(f"network alone {bare:.1f} s; the rest is {100 * (rows['medunet'].seconds / bare - 1):.0f} % of it")
     print(f"forecast {case['forecast_memory_bytes'] / 1e9:.2f} GB, peak {case['peak_memory_bytes'] / 1e9:.2f} GB")
     print(f"labels agree in {100 * agreement:.3f} % of the voxels")
+    if "medunet, int8" in rows:
+        print(f"those of int8 in {100 * both.agreement('large', 'int8'):.3f} %")
     for name, times in small.items():
         print(f"{SMALL} from cold start, {name}: median {np.median([each.seconds for each in times]):.2f} s")
     assert agreement > 0.999

@@ -43,11 +43,13 @@ class Origin:
         segmentation: on the grid of the series, on the one that it was resampled to, or on any other.
         series: the images.
         algorithm: what made it.
+        content: hash of the labels.
     """
 
     segmentation: Segmentation
     series: Series
     algorithm: Algorithm
+    content: str
 
     @classmethod
     def of(cls, segmentation: Segmentation, algorithm: Algorithm, series: Series | None = None) -> Origin:
@@ -63,13 +65,13 @@ class Origin:
                 "refers to.",
                 "Write a NIfTI mask, or name the series.",
             )
-        return cls(segmentation, found, algorithm)
+        content = hashlib.sha256(np.ascontiguousarray(segmentation.array).data).hexdigest()
+        return cls(segmentation, found, algorithm, content)
 
     def uid(self, *what: str) -> str:
         """A UID that is the same whenever the same images, model and mask come together; `what` tells objects apart."""
-        mask = hashlib.sha256(np.ascontiguousarray(self.segmentation.array).data).hexdigest()
         images = sorted({item.sop_uid or item.path.name for item in self.series.slices})
-        return str(generate_uid(entropy_srcs=[*images, self.series.uid, self.algorithm.digest, mask, *what]))
+        return str(generate_uid(entropy_srcs=[*images, self.series.uid, self.algorithm.digest, self.content, *what]))
 
     def images(self) -> list[pydicom.Dataset]:
         """Headers of the series' files in the order of its slices, with what DICOM demands even if it is empty.

@@ -6,7 +6,6 @@ Contours run along pixel edges, holes are keyholes (see `contours`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -152,22 +151,20 @@ def _drawn(label: Label, contours: list[Dataset]) -> Dataset:
 def _contours(origin: Origin) -> dict[int, list[Dataset]]:
     """Contours per label index, in the order of the slices."""
     labels = origin.segmentation.labels
+    members = labels.membership.astype(bool)
     result: dict[int, list[Dataset]] = {label.index: [] for label in labels.foreground}
     for item, plane in origin.planes():
+        boxes = dict(enumerate(ndimage.find_objects(plane.astype(np.int32), len(labels) - 1), start=1))
         for label in labels.foreground:
-            mask = labels.membership[label.index].astype(bool)[plane]
-            for polygon in _within(mask):
-                result[label.index].append(_contour(item, polygon))
+            inside = [box for index, box in boxes.items() if box is not None and members[label.index, index]]
+            if inside:
+                rows, columns = (
+                    slice(min(s.start for s in side), max(s.stop for s in side)) for side in zip(*inside, strict=True)
+                )
+                for polygon in outlines(members[label.index][plane[rows, columns]]):
+                    corners = polygon + np.asarray([rows.start, columns.start])
+                    result[label.index].append(_contour(item, corners))
     return result
-
-
-def _within(mask: NDArray[np.bool_]) -> Iterator[NDArray[np.float64]]:
-    """Outlines of a mask, looked for only where it is."""
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    if found and found[0] is not None:
-        rows, columns = found[0]
-        for polygon in outlines(mask[rows, columns]):
-            yield polygon + np.asarray([rows.start, columns.start])
 
 
 def _contour(item: Slice, polygon: NDArray[np.float64]) -> Dataset:
@@ -179,7 +176,8 @@ def _contour(item: Slice, polygon: NDArray[np.float64]) -> Dataset:
         ContourGeometricType="CLOSED_PLANAR",
         NumberOfContourPoints=len(points),
     )
-    # Written as bytes: pydicom makes an object of every number.
+    # Written as bytes, which are those of the file: pydicom would make an object of every number.
+    result.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding="iso8859")
     text = "\\".join(f"{value:.5f}".rstrip("0").rstrip(".") for value in points.ravel().tolist())
     text += " " * (len(text) % 2)
     result[_CONTOUR_DATA] = RawDataElement(_CONTOUR_DATA, "DS", len(text), text.encode(), 0, False, True)
