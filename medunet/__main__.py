@@ -1,6 +1,6 @@
 """`python -m medunet`: the same as the command `medunet`."""
 
-from medunet.cli.main import main
+from medunet.cli.main import run
 
 if __name__ == "__main__":
-    main()
+    run()

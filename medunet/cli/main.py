@@ -5,6 +5,7 @@ Parses, calls one public function, prints. Everything heavy is imported inside t
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from medunet.cli import config, demo, doctor, evaluate, info, predict, quantize, train
+from medunet.cli import config, convert, demo, doctor, evaluate, info, predict, quantize, train
 from medunet.errors import Interrupted, MedunetError, UsageError
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
+app.command("convert")(convert.convert)
 app.command("quantize")(quantize.quantize)
 app.command("info")(info.info)
 app.command("doctor")(doctor.doctor)
@@ -64,6 +66,18 @@ def options(
 def _told_elsewhere(error: MedunetError) -> bool:
     """Whether another process that torchrun started says the same: it gives all of a host the same command."""
     return error.told or (isinstance(error, UsageError) and os.environ.get("LOCAL_RANK", "0") != "0")
+
+
+def run() -> None:
+    """What the command `medunet` is: `main`, and a quick end.
+
+    Before it ends the interpreter looks through all objects for garbage, several times; for those of torch that takes
+    half a second. Frozen ones it leaves alone.
+    """
+    try:
+        main()
+    finally:
+        gc.freeze()
 
 
 def main() -> None:

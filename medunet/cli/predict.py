@@ -67,12 +67,15 @@ def predict(
 
     Prints the paths of the masks. Exit code 3: some cases failed (see predict.json), the others are written.
     """
-    from medunet.cli.progress import counted
-    from medunet.inference.batch import Options
-    from medunet.inference.batch import predict as run
-    from medunet.inference.predictor import Predictor
-    from medunet.io.selection import Selection
-    from medunet.model import load_model
+    from medunet.cli.startup import importing
+
+    with importing():
+        from medunet.cli.progress import counted
+        from medunet.inference.batch import Options
+        from medunet.inference.batch import predict as run
+        from medunet.inference.predictor import Predictor
+        from medunet.io.selection import Selection
+        from medunet.model import load_model
 
     options = Options(
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),

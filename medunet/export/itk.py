@@ -1,4 +1,4 @@
-"""Writes a segmentation as NRRD or MHA through SimpleITK, on the grid of its source."""
+"""Writes segmentations and images as NRRD or MHA through SimpleITK, on their grids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medunet.atomic import atomic_file
 from medunet.errors import OutputError, UsageError
-from medunet.geometry import RAS_FROM_LPS
+from medunet.geometry import RAS_FROM_LPS, Geometry
 from medunet.io.volume import Segmentation
 
 ENDINGS = (".nrrd", ".mha")
@@ -25,15 +25,26 @@ def write_itk(segmentation: Segmentation, path: str | Path) -> Path:
         UsageError: another ending, such as .mhd, which would be two files.
         OutputError: the file cannot be written.
     """
+    return _write(segmentation.labels.to_values(segmentation.array)[None], segmentation.geometry, Path(path))
+
+
+def write_itk_array(array: NDArray[np.generic], geometry: Geometry, path: str | Path) -> Path:
+    """Write an image (C, *spatial) to `path` (.nrrd, .mha), compressed, atomically; several channels become vectors.
+
+    Raises:
+        UsageError, OutputError: as `write_itk`.
+    """
+    return _write(array, geometry, Path(path))
+
+
+def _write(channels: NDArray[np.generic], geometry: Geometry, path: Path) -> Path:
     import SimpleITK
 
-    path = Path(path)
     if path.suffix.lower() not in ENDINGS:
         raise UsageError(f"{path} cannot be written; masks are {' or '.join(ENDINGS)}, which are one file each.")
-    geometry = segmentation.geometry
-    values = segmentation.labels.to_values(segmentation.array)
-    array = np.ascontiguousarray(values.transpose())
-    image = SimpleITK.GetImageFromArray(array)
+    several = len(channels) > 1
+    array = np.ascontiguousarray(channels.transpose() if several else channels[0].transpose())
+    image = SimpleITK.GetImageFromArray(array, isVector=several)
     flip = RAS_FROM_LPS if geometry.rank == 3 else np.diag([-1.0, -1.0, 1.0])
     lps = flip @ geometry.affine
     image.SetSpacing(geometry.spacing)

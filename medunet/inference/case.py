@@ -183,7 +183,8 @@ def check_source(formats: Iterable[str], volume: Volume) -> None:
     if wanted and volume.source.series is None:
         raise UsageError(
             f"{wanted[0]} refers to DICOM images, but {volume.source.path} holds none.",
-            "Give the DICOM export, or write a NIfTI mask.",
+            "Give the DICOM export, or write a NIfTI mask and convert it: "
+            "medunet convert MASK -o OUTPUT --reference SERIES.",
         )
 
 

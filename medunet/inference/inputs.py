@@ -1,7 +1,7 @@
 """What INPUT means: which cases a path holds, and how each becomes a `Volume`.
 
 A file is one case. In a folder every image file is a case (`CASE_0000`, `CASE_0001`, ... are the channels of one,
-as in nnU-Net's folders), and every DICOM study below it is a case, whatever its files are called.
+as in nnU-Net's folders), and every DICOM study below it or in a zip in it is a case, whatever its files are called.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medunet.errors import DataError, UsageError
+from medunet.errors import DataError, ReadError, UsageError
 from medunet.io.files import image_ending, stem
 from medunet.io.read import read_volume, reads_as_dicom
 from medunet.io.selection import ANY, Selection
@@ -79,15 +79,15 @@ def find_inputs(path: Path, *, channels: int = 1) -> list[Input]:
     if not path.exists():
         raise UsageError(f"There is no input {path}.", "Check the path.")
     if path.is_file():
-        if path.suffix.lower() != ".zip" and reads_as_dicom(path):
-            return _studies(path)
-        return [Input(stem(path), (path,))]
+        return _from_dicom_file(path) if reads_as_dicom(path) else [Input(stem(path), (path,))]
     files = sorted(entry for entry in path.iterdir() if entry.is_file() and image_ending(entry))
-    found = [*_from_files(files, channels), *_studies(path, alone=not files)]
+    zips = sorted(entry for entry in path.iterdir() if entry.is_file() and entry.suffix.lower() == ".zip")
+    inside = [study for file in zips for study in _from_dicom_file(file)]
+    found = [*_from_files(files, channels), *inside, *_studies(path, alone=not files and not zips)]
     if not found:
         raise UsageError(
             f"{path} holds no image file and no DICOM series.",
-            "Give a NIfTI, NRRD, MHA or picture file, a DICOM folder, or a folder of those.",
+            "Give a NIfTI, NRRD, MHA or picture file, a DICOM folder or a zip of one, or a folder of those.",
         )
     return sorted(_unique(found), key=lambda entry: entry.id)
 
@@ -100,6 +100,14 @@ def _from_files(files: Sequence[Path], channels: int) -> list[Input]:
     for file, match in matches.items():
         cases[match["case"] if match else stem(file)].append(file)
     return [Input(case, tuple(paths)) for case, paths in cases.items()]
+
+
+def _from_dicom_file(path: Path) -> list[Input]:
+    """The studies in a file or zip; one that holds none, or cannot be read, is a case whose reading says so."""
+    try:
+        return _studies(path) or [Input(path.stem, (path,))]
+    except ReadError:
+        return [Input(path.stem, (path,))]
 
 
 def _studies(path: Path, *, alone: bool = True) -> list[Input]:

@@ -19,7 +19,8 @@ from medunet.errors import OutputError, UsageError
 from medunet.export.algorithm import Algorithm
 from medunet.geometry import RAS_FROM_LPS, Geometry
 from medunet.io.dicom import Series
-from medunet.io.dicom.elements import quiet
+from medunet.io.dicom.elements import count, quiet
+from medunet.io.dicom.opening import opened
 from medunet.io.dicom.slices import Plane, Slice
 from medunet.io.sampling import labels_at
 from medunet.io.volume import Segmentation
@@ -52,18 +53,18 @@ class Origin:
     content: str
 
     @classmethod
-    def of(cls, segmentation: Segmentation, algorithm: Algorithm, series: Series | None = None) -> Origin:
-        """Pair a segmentation with a series, by default with the one it was made from.
+    def of(cls, segmentation: Segmentation, algorithm: Algorithm) -> Origin:
+        """Pair a segmentation with the series of its source.
 
         Raises:
-            UsageError: it was not made from DICOM images, and none are given.
+            UsageError: it has none.
         """
-        found = series or segmentation.source.series
+        found = segmentation.source.series
         if found is None:
             raise UsageError(
                 f"{segmentation.source.path} is no DICOM series, and a DICOM object of a mask needs the images it "
                 "refers to.",
-                "Write a NIfTI mask, or name the series.",
+                "Write a NIfTI mask, or name the series: medunet convert MASK -o OUTPUT --reference SERIES.",
             )
         content = hashlib.sha256(np.ascontiguousarray(segmentation.array).data).hexdigest()
         return cls(segmentation, found, algorithm, content)
@@ -82,8 +83,8 @@ class Origin:
         result = []
         for path in self.series.files:
             try:
-                with quiet():
-                    dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+                with quiet(), opened(path) as handle:
+                    dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True)
             except Exception as error:  # pydicom raises a dozen types
                 raise OutputError(f"{path.name}, which the mask refers to, cannot be read again: {error}.") from error
             result.append(self._completed(dataset))
@@ -133,7 +134,10 @@ class Origin:
 
     def number(self, base: int, images: list[pydicom.Dataset]) -> int:
         """A Series Number that is the same each time and seldom taken: the source's behind `base`."""
-        return base + int(images[0].get("SeriesNumber") or 0) % 1000
+        try:
+            return base + count(images[0], "SeriesNumber") % 1000
+        except ValueError:  # a remark; what is wrong with it must not cost the object
+            return base
 
     def planes(self) -> Iterator[tuple[Slice, NDArray[Any]]]:
         """Every slice of the series with its labels (rows, columns)."""

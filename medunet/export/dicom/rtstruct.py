@@ -23,7 +23,6 @@ from medunet.export.algorithm import SOFTWARE_VERSION, Algorithm
 from medunet.export.dicom.codes import meaning_of
 from medunet.export.dicom.contours import outlines
 from medunet.export.dicom.origin import CHARACTERS, MANUFACTURER, Origin, plane_of, write_dataset
-from medunet.io.dicom import Series
 from medunet.io.dicom.elements import quiet
 from medunet.io.dicom.slices import Slice
 from medunet.io.volume import Segmentation
@@ -39,11 +38,9 @@ _COPIED = (
 )
 
 
-def write_rtstruct(
-    segmentation: Segmentation, path: str | Path, algorithm: Algorithm | None = None, *, series: Series | None = None
-) -> Path:
+def write_rtstruct(segmentation: Segmentation, path: str | Path, algorithm: Algorithm | None = None) -> Path:
     """Write all labels to one object, atomically; arguments and errors are those of `seg.write_seg`."""
-    origin = Origin.of(segmentation, algorithm or Algorithm(), series)
+    origin = Origin.of(segmentation, algorithm or Algorithm())
     with quiet():
         return write_dataset(_build(origin), Path(path))
 
@@ -151,7 +148,7 @@ def _drawn(label: Label, contours: list[Dataset]) -> Dataset:
 def _contours(origin: Origin) -> dict[int, list[Dataset]]:
     """Contours per label index, in the order of the slices."""
     labels = origin.segmentation.labels
-    members = labels.membership.astype(bool)
+    members = labels.membership
     result: dict[int, list[Dataset]] = {label.index: [] for label in labels.foreground}
     for item, plane in origin.planes():
         boxes = dict(enumerate(ndimage.find_objects(plane.astype(np.int32), len(labels) - 1), start=1))

@@ -18,7 +18,6 @@ from medunet.errors import OutputError, UsageError
 from medunet.export.algorithm import SOFTWARE_VERSION, Algorithm
 from medunet.export.dicom.codes import Meaning, meaning_of
 from medunet.export.dicom.origin import CHARACTERS, MANUFACTURER, Origin, write_dataset
-from medunet.io.dicom import Series
 from medunet.io.dicom.elements import quiet
 from medunet.io.volume import Segmentation
 from medunet.labels import Label, LabelMap
@@ -34,35 +33,32 @@ def write_seg(
     path: str | Path,
     algorithm: Algorithm | None = None,
     *,
-    series: Series | None = None,
     kind: str = "BINARY",
 ) -> Path:
     """Write all labels to one object, atomically.
 
     Args:
-        segmentation: on any grid of the patient; voxels of other grids than the series' are interpolated.
+        segmentation: its source is the series that the object refers to; on any grid, labels on other grids than the
+            series' are interpolated.
         path: where to.
         algorithm: what made it.
-        series: the images it refers to; default: those that it was made from.
         kind: of `KINDS`.
 
     Raises:
         UsageError: no DICOM series, or labels that overlap in a LABELMAP.
         OutputError: the file cannot be written, or the source's files cannot be read any more.
     """
-    origin = Origin.of(segmentation, algorithm or Algorithm(), series)
-    labels = segmentation.labels
-    nested = bool((labels.membership.sum(axis=0) > 1).any())
-    if kind not in KINDS or (nested and kind == "LABELMAP"):
+    origin = Origin.of(segmentation, algorithm or Algorithm())
+    if kind not in KINDS or (segmentation.labels.nested and kind == "LABELMAP"):
         raise UsageError(
             f"A {kind} segmentation of these labels cannot be written.",
             "The kinds are BINARY and LABELMAP; labels that lie inside of each other need BINARY.",
         )
     with quiet():
-        return write_dataset(_build(origin, kind, nested), Path(path))
+        return write_dataset(_build(origin, kind), Path(path))
 
 
-def _build(origin: Origin, kind: str, nested: bool) -> Any:
+def _build(origin: Origin, kind: str) -> Any:
     from highdicom.seg import Segmentation as Seg
 
     images, labels = origin.images(), origin.segmentation.labels
@@ -70,7 +66,7 @@ def _build(origin: Origin, kind: str, nested: bool) -> Any:
     try:
         return Seg(
             source_images=images,
-            pixel_array=_stacked(pixels, labels) if nested else pixels,
+            pixel_array=_stacked(pixels, labels) if labels.nested else pixels,
             segmentation_type=kind,
             segment_descriptions=[_described(label, origin) for label in labels.foreground],
             series_instance_uid=origin.uid("series", "SEG"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +19,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from medunet.errors import ReadError
 from medunet.io.dicom import enhanced
 from medunet.io.dicom.elements import count, parts, printable, quiet, shown, text
+from medunet.io.dicom.opening import head, opened, size_of
 from medunet.io.dicom.planes import plane_of, rescale_of, thickness_of
 from medunet.io.dicom.slices import LOCALIZER, Identity, Slice
 
@@ -96,11 +98,8 @@ def is_dicom(path: Path) -> bool:
     False for what cannot be read and for anything but a regular file.
     """
     try:
-        if not path.is_file():
-            return False
-        with open(path, "rb") as handle:
-            return _looks_like_dicom(handle.read(132))
-    except OSError:
+        return _looks_like_dicom(head(path, 132))
+    except (OSError, ReadError):
         return False
 
 
@@ -115,6 +114,34 @@ def _looks_like_dicom(head: bytes) -> bool:
     return group in (0x0002, 0x0008) and element <= 0x0100 and 0 < length <= 256 and length % 2 == 0
 
 
+def sop_class_of(path: Path) -> str:
+    """SOP Class UID of a DICOM file, "" if it states none or cannot be read."""
+    try:
+        with quiet(), opened(path) as handle:
+            tags: list[int | str] = ["SOPClassUID"]
+            dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True, specific_tags=tags)
+        return text(dataset, "SOPClassUID") or text(dataset.file_meta, "MediaStorageSOPClassUID")
+    except Exception:  # as below: what cannot be read has none
+        return ""
+
+
+def checked_header(path: Path, tags: Sequence[str]) -> Any:
+    """Elements of one DICOM file that holds pixels, after a look at whether the pixels are there.
+
+    Raises:
+        ReadError: as `read_header`.
+    """
+    try:
+        with quiet(), opened(path) as handle:
+            dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True, specific_tags=[*_TAGS, *tags])
+            _check_pixels(dataset, handle)
+            return dataset
+    except ReadError:
+        raise
+    except Exception as error:
+        raise _unreadable(error) from error
+
+
 def read_header(path: Path) -> Header:
     """Read the header of one DICOM file.
 
@@ -123,7 +150,7 @@ def read_header(path: Path) -> Header:
             without the path.
     """
     try:
-        with quiet(), open(path, "rb") as handle:
+        with quiet(), opened(path) as handle:
             dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
             sop_class = UID(text(dataset, "SOPClassUID") or text(dataset.file_meta, "MediaStorageSOPClassUID"))
             kind = kind_name(sop_class)
@@ -134,8 +161,12 @@ def read_header(path: Path) -> Header:
     except ReadError:
         raise
     except Exception as error:  # pydicom raises a dozen types, RecursionError among them, for hostile headers
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ReadError(f"its header cannot be read ({reason})") from error
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> ReadError:
+    reason = " ".join(str(error).split())[:160] or type(error).__name__
+    return ReadError(f"its header cannot be read ({reason})")
 
 
 def kind_name(sop_class: UID) -> str:
@@ -188,12 +219,12 @@ def _pixel_length(dataset: Any, handle: BinaryIO) -> tuple[int, int]:
         (length,) = struct.unpack(order + "I", handle.read(4).ljust(4, b"\0"))
     else:
         (length,) = struct.unpack(order + "H", head[6:])
-    return length, os.fstat(handle.fileno()).st_size - handle.tell()
+    return length, size_of(handle) - handle.tell()
 
 
 def _fragments_end(handle: BinaryIO) -> bool:
     """Whether the fragments of encapsulated pixel data (PS3.5 section A.4) run to their delimiter."""
-    size = os.fstat(handle.fileno()).st_size
+    size = size_of(handle)
     while True:
         head = handle.read(8)
         if len(head) < 8:

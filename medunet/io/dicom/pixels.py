@@ -19,6 +19,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from medunet.errors import DicomError, ReadError
 from medunet.io.dicom.elements import quiet
+from medunet.io.dicom.opening import opened
 from medunet.io.dicom.series import Series, choose, scan
 from medunet.io.dicom.slices import Slice
 from medunet.io.selection import ANY, Selection
@@ -153,8 +154,8 @@ def _stored(slices: tuple[Slice, ...]) -> Iterator[tuple[Slice, NDArray[Any]]]:
 
 def _open(path: Path) -> Any:
     try:
-        with quiet():
-            dataset = pydicom.dcmread(path, force=True, specific_tags=list(_TAGS))
+        with quiet(), opened(path) as handle:
+            dataset = pydicom.dcmread(handle, force=True, specific_tags=list(_TAGS))
             if "TransferSyntaxUID" not in dataset.file_meta:
                 implicit, little = dataset.original_encoding
                 plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from medunet.geometry import Geometry, format_mm, format_shape
 from medunet.io.dicom.elements import quiet
 from medunet.io.dicom.grouping import Part, group
 from medunet.io.dicom.header import is_dicom, read_header
+from medunet.io.dicom.opening import files_below, opened
 from medunet.io.dicom.slices import Slice
 from medunet.io.dicom.stack import IrregularError, Stack, stack
 from medunet.io.dicom.upright import Upright, upright
@@ -116,16 +116,16 @@ class Export:
 
 
 def scan(path: Path) -> Export:
-    """List the series in a file or folder, at any depth, under any file names.
+    """List the series in a file, folder or zip, at any depth, under any file names.
 
     Raises:
-        ReadError: there is no such path.
+        ReadError: there is no such path, or a zip that cannot be read.
     """
     if not path.exists():
         raise ReadError(f"There is no file or folder {path}.", "Check the path.")
     slices: list[Slice] = []
     left_out: dict[str, list[str]] = {}
-    for file in _files(path):
+    for file in files_below(path):
         name = str(file.relative_to(path)) if file != path else file.name
         if not is_dicom(file):
             left_out.setdefault("not DICOM", []).append(name)
@@ -235,23 +235,13 @@ def _voxels(series: Series) -> int:
     return int(np.prod(series.shape))
 
 
-def _files(path: Path) -> Iterator[Path]:
-    """Regular files below `path` in a fixed order; links to folders are not followed."""
-    if not path.is_dir():
-        yield path
-        return
-    for folder, subfolders, names in os.walk(path):
-        subfolders.sort()
-        yield from (Path(folder) / name for name in sorted(names))
-
-
 def _digest(item: Slice) -> str:
     """Hash of the pixel bytes of a single-frame file; "" for frames and for files that cannot be read now."""
     if item.frame is not None:
         return ""
     try:
-        with quiet():
-            dataset = pydicom.dcmread(item.path, force=True, specific_tags=list(_PIXEL_TAGS))
+        with quiet(), opened(item.path) as handle:
+            dataset = pydicom.dcmread(handle, force=True, specific_tags=list(_PIXEL_TAGS))
         syntax = str(dataset.file_meta.get("TransferSyntaxUID", "")).encode()
         values = [bytes(dataset.get_item(keyword).value) for keyword in _PIXEL_TAGS]
     except Exception:  # as in header.py; without a digest the slice counts as different, and the series is refused

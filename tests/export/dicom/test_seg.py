@@ -15,7 +15,6 @@ from medunet.errors import OutputError, UsageError
 from medunet.export.algorithm import Algorithm
 from medunet.export.dicom.seg import KINDS, write_seg
 from medunet.geometry import Geometry
-from medunet.io.dicom import scan
 from medunet.io.volume import Segmentation
 from medunet.labels import LabelMap
 
@@ -133,6 +132,18 @@ def test_attributes_that_the_source_lacks_do_not_matter(
     assert np.array_equal(by_source(path, segmentation), truth(mask.transpose(2, 1, 0), labels))
 
 
+def test_values_that_break_the_rules_are_not_passed_on(segmented: Make, study: Path, tmp_path: Path) -> None:
+    for path in (study / CT_FOLDER).iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.PatientAge, dataset.SeriesNumber, dataset.DeidentificationMethod = "012Y", 3, ""
+        dataset.save_as(path)
+        path.write_bytes(path.read_bytes().replace(b"012Y", b"0Y  "))
+    dataset = pydicom.dcmread(write_seg(segmented(), tmp_path / "mask.dcm", ALGORITHM))
+    assert "PatientAge" not in dataset
+    assert "DeidentificationMethod" not in dataset
+    assert dataset.PatientSex == "O"
+
+
 def test_a_resampled_series_gets_its_mask_on_the_slices_that_came(
     segmented: Make, study: Path, mask: np.ndarray, labels: LabelMap, tmp_path: Path
 ) -> None:
@@ -146,15 +157,14 @@ def test_a_resampled_series_gets_its_mask_on_the_slices_that_came(
 
 
 def test_a_mask_on_another_grid_is_brought_to_the_slices(
-    segmented: Make, study: Path, grid: Geometry, mask: np.ndarray, labels: LabelMap, tmp_path: Path
+    segmented: Make, grid: Geometry, mask: np.ndarray, labels: LabelMap, tmp_path: Path
 ) -> None:
     """Flipped and permuted as other tools write them: exact."""
     segmentation = segmented()
     affine = grid.affine @ np.array([[0, -1, 0, 19], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
     array = np.ascontiguousarray(mask[::-1].transpose(2, 0, 1))
-    other = Segmentation(array, Geometry.from_affine(affine, array.shape), labels)
-    (series,) = (each for each in scan(study).series if each.plausible)
-    path = write_seg(other, tmp_path / "mask.dcm", ALGORITHM, series=series)
+    other = Segmentation(array, Geometry.from_affine(affine, array.shape), labels, segmentation.source)
+    path = write_seg(other, tmp_path / "mask.dcm", ALGORITHM)
     assert np.array_equal(by_source(path, segmentation), truth(mask.transpose(2, 1, 0), labels))
 
 

@@ -1,0 +1,46 @@
+"""`medunet convert`: images and masks from one kind of file to another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="Image file, DICOM folder, mask or DICOM SEG.", show_default=False),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="What it becomes, by the ending.", show_default=False)
+    ],
+    reference: Annotated[
+        Path | None,
+        typer.Option("--reference", metavar="SERIES", help="The images that a mask belongs to.", show_default=False),
+    ] = None,
+    wanted: Annotated[
+        str | None, typer.Option("--format", "-f", help="nifti, nrrd, dicom-seg or rtstruct; default: by the ending.")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", metavar="FILE|NAME=VALUE,...", help="Names of a mask's values.", show_default=False),
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option("--series", metavar="UID|TEXT|largest", help="Which series of a DICOM export.")
+    ] = None,
+    irregular: Annotated[
+        str, typer.Option("--irregular", metavar="refuse|resample", help="DICOM slices with gaps, or tilted.")
+    ] = "refuse",
+) -> None:
+    """Convert an image or a mask; a mask to DICOM with --reference.
+
+    Prints the path of the new file.
+    """
+    from medunet.interop.convert import convert as run
+    from medunet.io.selection import Selection
+
+    print(
+        run(source, output, reference=reference, selection=Selection(series, irregular), labels=labels, wanted=wanted)
+    )

@@ -1,0 +1,182 @@
+"""DICOM SEG objects to masks: binary, fractional and label map (PS3.3 sections A.51 and A.101).
+
+Frames carry their own positions; empty ones are mostly left out, so the grid follows from the positions that are there
+and the spacing that is stated. Segments may overlap: voxels of several get a value of their own, as nested labels do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medunet.errors import DicomError, GeometryError, ReadError
+from medunet.geometry import RAS_FROM_LPS, Geometry
+from medunet.io.dicom.elements import count, items, number, printable, quiet, text
+from medunet.io.dicom.header import checked_header, is_dicom, sop_class_of
+from medunet.io.dicom.opening import opened
+from medunet.io.dicom.overlaps import Overlaps, unlike
+from medunet.io.dicom.planes import plane_of
+from medunet.io.dicom.slices import Plane
+from medunet.io.volume import Segmentation, Source
+
+SEG_CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
+_TAGS = ("SegmentationType", "SegmentSequence", "MaximumFractionalValue")
+_HALF = 0.5
+_OFF_GRID = 0.05
+_MOST_SLICES = 20_000
+
+
+def is_seg(path: Path) -> bool:
+    """Whether a file is a DICOM segmentation, whatever its name; False for what cannot be read."""
+    return is_dicom(path) and sop_class_of(path) in SEG_CLASSES
+
+
+def read_seg(path: Path) -> Segmentation:
+    """Read a DICOM SEG as a mask on its own grid: the planes of its frames, and those between them.
+
+    Returns:
+        Segmentation (columns, rows, slices); the labels are named as the segments are, their values are the segments'
+        numbers. Of fractional segments, what is half or more belongs to them.
+
+    Raises:
+        ReadError: the file cannot be read.
+        DicomError: frames that lie on no regular grid, or that name no segment.
+        DataError: segments that overlap without one lying inside of the other.
+    """
+    if not is_seg(path):
+        raise DicomError(f"{path} is no DICOM segmentation.", "Give a SEG object.")
+    try:
+        return _read(checked_header(path, _TAGS), path)
+    except ReadError as error:
+        raise ReadError(f"{path} cannot be read: {error.message}.", error.hint or "Export it again.") from error
+    except ValueError as error:
+        raise ReadError(f"{path} cannot be read: {error}.", "Export it again.") from error
+
+
+def _read(dataset: Any, path: Path) -> Segmentation:
+    groups = items(dataset, "PerFrameFunctionalGroupsSequence")
+    shared = (items(dataset, "SharedFunctionalGroupsSequence") or (None,))[0]
+    frames = count(dataset, "NumberOfFrames", 1)
+    if len(groups) != frames:
+        raise ReadError(f"it states {frames} frames and describes {len(groups)}")
+    planes = [_plane(own, shared) for own in groups]
+    geometry, places = _grid(planes, dataset, shared)
+    array = np.zeros(geometry.shape, dtype=np.uint16)
+    names = unlike(_names(dataset))
+    values = Overlaps(free=max(names, default=0) + 1)
+    labelmap = text(dataset, "SegmentationType") == "LABELMAP"
+    for own, place, pixels in zip(groups, places, _frames(path, dataset), strict=True):
+        plane = pixels.T
+        numbers = [segment for segment in np.unique(plane).tolist() if segment] if labelmap else [_segment(own, shared)]
+        for segment in numbers:
+            if segment not in names:
+                raise DicomError(f"{path.name} holds pixels of segment {segment}, which it does not describe.")
+            values.add(array[:, :, place], plane == segment if labelmap else plane > 0, segment)
+    source = Source(path, "dicom", files=(path,))
+    labels = values.labels(names, path)
+    return Segmentation(labels.to_indices(array), geometry, labels, source)
+
+
+def _plane(own: Any, shared: Any) -> Plane:
+    def of(keyword: str) -> Any:
+        return next(
+            (found[0] for group in (own, shared) if group is not None and (found := items(group, keyword))), None
+        )
+
+    plane, fault = plane_of(of("PlanePositionSequence"), of("PlaneOrientationSequence"), of("PixelMeasuresSequence"))
+    if plane is None:
+        raise ReadError(fault)
+    return plane
+
+
+def _grid(planes: Sequence[Plane], dataset: Any, shared: Any) -> tuple[Geometry, list[int]]:
+    """The grid of all planes, and which of its slices each is."""
+    first = planes[0]
+    for plane in planes:
+        if max(np.abs(np.subtract(plane.row + plane.column, first.row + first.column))) > 1e-3:
+            raise DicomError("The frames of the segmentation have several orientations, so they are no volume.")
+    where = np.asarray([plane.position for plane in planes])
+    along = (where - where[0]) @ first.normal
+    gaps = np.diff(np.unique(np.round(along, 4)))
+    gaps = gaps[gaps > 0.01]
+    step = _spacing(shared) or 0.0
+    if len(gaps) and (not step or np.abs(gaps / step - np.rint(gaps / step)).max() > _OFF_GRID):
+        step = float(gaps.min())
+    step = step or _thickness(shared) or 1.0
+    places = np.rint((along - along.min()) / step)
+    slices = int(places.max()) + 1
+    start = where[int(along.argmin())]
+    off = where - start - places[:, None] * step * first.normal
+    if slices > _MOST_SLICES or np.linalg.norm(off, axis=1).max() > max(0.02, _OFF_GRID * step):
+        raise DicomError(
+            "The frames of the segmentation lie on no regular grid, as of a tilted or unevenly spaced series.",
+            "Name the series that it belongs to.",
+        )
+    flip = RAS_FROM_LPS[:3, :3]
+    direction = flip @ np.column_stack([first.row, first.column, first.normal])
+    try:
+        geometry = Geometry(
+            shape=(count(dataset, "Columns"), count(dataset, "Rows"), slices),
+            spacing=(first.spacing[1], first.spacing[0], step),
+            origin=tuple(float(value) for value in flip @ start),
+            direction=tuple(tuple(float(value) for value in row) for row in direction),
+        )
+    except GeometryError as error:
+        raise DicomError(error.message, error.hint) from error
+    return geometry, [int(place) for place in places]
+
+
+def _measure(shared: Any, keyword: str) -> float | None:
+    measures = items(shared, "PixelMeasuresSequence") if shared is not None else ()
+    value = number(measures[0], keyword) if measures else None
+    return value if value and value > 0 else None
+
+
+def _spacing(shared: Any) -> float | None:
+    return _measure(shared, "SpacingBetweenSlices")
+
+
+def _thickness(shared: Any) -> float | None:
+    return _measure(shared, "SliceThickness")
+
+
+def _segment(own: Any, shared: Any) -> int:
+    for group in (own, shared):
+        found = items(group, "SegmentIdentificationSequence") if group is not None else ()
+        if found:
+            return count(found[0], "ReferencedSegmentNumber")
+    raise ReadError("a frame does not say which segment it is of")
+
+
+def _names(dataset: Any) -> dict[int, str]:
+    """By segment number, without the background of a label map."""
+    described = {
+        count(item, "SegmentNumber"): printable(item, "SegmentLabel") for item in items(dataset, "SegmentSequence")
+    }
+    described.pop(0, None)
+    return described
+
+
+def _frames(path: Path, dataset: Any) -> Iterator[NDArray[Any]]:
+    """(rows, columns) of every frame; of fractional ones, whether half of the pixel belongs to the segment."""
+    import pydicom
+    from pydicom.pixels import iter_pixels
+
+    least = 1.0
+    if text(dataset, "SegmentationType") == "FRACTIONAL":
+        least = _HALF * (number(dataset, "MaximumFractionalValue") or 255)
+    labelmap = text(dataset, "SegmentationType") == "LABELMAP"
+    try:
+        with quiet(), opened(path) as handle:
+            whole = pydicom.dcmread(handle, force=True)
+            frames = iter_pixels(whole, raw=True)
+            for frame in frames:
+                yield frame if labelmap else frame >= least
+    except (DicomError, ReadError):
+        raise
+    except Exception as error:  # codecs raise a dozen types
+        raise ReadError(f"its pixels cannot be decoded ({' '.join(str(error).split())[:160]})") from error
