@@ -379,3 +379,22 @@ def test_control_characters_of_headers_do_not_reach_the_terminal(study: Path) ->
     for path in in_order(study / CT_FOLDER):
         edit(path, lambda dataset: setattr(dataset, "SeriesDescription", "evil\x1b[31m\r\nname"))
     assert scan(study).series[0].description == "evil [31m name"
+
+
+@pytest.mark.parametrize(
+    ("first", "said"), [(0, ""), (1, "run from 2 to 6, so 1 image may"), (2, "run from 3 to 6, so 2")]
+)
+def test_instance_numbers_tell_of_missing_ends(study: Path, first: int, said: str) -> None:
+    """Positions cannot."""
+    files = sorted((study / CT_FOLDER).iterdir(), key=lambda path: int(pydicom.dcmread(path).InstanceNumber))
+    for path in files[:first]:
+        path.unlink()
+    notes = [note for note in read_dicom(study).source.notes if "Instance numbers" in note]
+    assert len(notes) == bool(said)
+    assert all(said in note for note in notes)
+
+
+def test_instance_numbers_that_count_something_else_tell_nothing(study: Path) -> None:
+    for number, path in enumerate(in_order(study / CT_FOLDER)):
+        edit(path, lambda dataset, number=number: setattr(dataset, "InstanceNumber", 100 + 7 * number))
+    assert not any("Instance numbers" in note for note in assert_exact(study))

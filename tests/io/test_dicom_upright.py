@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from medunet.demo.dicom_export import CT_FOLDER, write_ct_export
 from medunet.errors import DicomError, UsageError
 from medunet.geometry import RAS_FROM_LPS, Geometry
+from medunet.io.describe.path import describe
 from medunet.io.dicom import choose, read_dicom, scan
 from medunet.io.selection import Selection
 from medunet.io.volume import Volume
@@ -146,6 +147,12 @@ def test_an_irregular_series_can_be_chosen_beside_a_regular_one(tmp_path: Path) 
     assert choose(series, Selection("largest", "resample")).shape == (12, 10, 6)
     with pytest.raises(DicomError, match="2 series fit"):
         choose(series, RESAMPLE)
+
+
+def test_info_names_the_grid_and_the_option(tmp_path: Path) -> None:
+    found = describe(export(tmp_path / "study", "axial", [0, 2, 4, 8, 10]))
+    assert not found.healthy
+    assert any("12x10x6 voxels of 0.75 x 0.5 x 2 mm, add --irregular resample" in note for note in found.notes)
 
 
 def test_regular_series_are_as_they_were(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from medunet.demo.dicom_export import write_ct_export
 from medunet.errors import DicomError, ReadError
 from medunet.geometry import Geometry
 from medunet.inference.inputs import find_inputs
+from medunet.io.describe.path import describe
 from medunet.io.dicom import opening as module
 from medunet.io.dicom import read_dicom, scan
 
@@ -88,3 +89,11 @@ def test_a_zip_without_images_says_so(tmp_path: Path) -> None:
     (entry,) = find_inputs(path)
     with pytest.raises(DicomError, match="no DICOM image"):
         entry.read()
+
+
+def test_a_zip_is_described(export: Path) -> None:
+    found = describe(export)
+    assert found.kind == "dicom"
+    assert [row["verdict"] for row in found.facts["series"]] == ["volume", "a localizer"]
+    export.write_bytes(export.read_bytes()[:4000])
+    assert any("cannot be read as a zip" in problem for problem in map(str, describe(export).problems))

@@ -40,6 +40,8 @@ def _add_series(result: Description, export: Export) -> None:
     result.notes += export.ignored
     for series in export.series:
         result.notes += [f"{series.description}: {note}" for note in series.notes]
+        if series.upright is not None:
+            result.notes.append(f"{series.description}: {series.remedy}")
     volumes = [series for series in export.series if series.plausible]
     try:
         result.facts["read_by_default"] = choose(export.series).uid

@@ -17,6 +17,8 @@ from medunet.io.describe.run import describe_run, looks_like_run
 from medunet.io.files import image_ending
 from medunet.io.read import reads_as_dicom
 
+_ZIP_START = b"PK\x03\x04"
+
 NNUNET_PLANS = "plans.json"
 """Lies beside dataset.json in nnU-Net's results, which are no data set."""
 
@@ -73,8 +75,12 @@ def _describe_file(path: Path) -> Description | None:
 
 def _describe_packed(path: Path) -> Description | None:
     """A zipped model, a DICOM file or a zip of such."""
-    if path.suffix.lower() == ".zip" and model_in_zip(path) is not None:
-        return describe_model(path)
+    if path.suffix.lower() == ".zip":
+        if model_in_zip(path) is not None:
+            return describe_model(path)
+        with open(path, "rb") as handle:
+            if handle.read(4) != _ZIP_START:
+                return None
     if not reads_as_dicom(path):
         return None
     from medunet.io.describe.dicom import describe_dicom

@@ -57,15 +57,8 @@ TRAITS = (
 """Label and keyword of what may tell images at one position apart, the most telling first."""
 
 _TAGS = (
-    *(
-        "SOPClassUID",
-        "SOPInstanceUID",
-        "Modality",
-        "SeriesDescription",
-        "PatientID",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-    ),
+    *("SOPClassUID", "SOPInstanceUID", "InstanceNumber", "Modality", "SeriesDescription"),
+    *("PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
     *("FrameOfReferenceUID", "NumberOfSeriesRelatedInstances", "Rows", "Columns", "NumberOfFrames"),
     *("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness", "SpacingBetweenSlices"),
@@ -210,15 +203,15 @@ def _pixel_length(dataset: Any, handle: BinaryIO) -> tuple[int, int]:
     """Stated length of the pixel data and bytes that are left in the file; the handle ends at their first byte."""
     implicit, little = dataset.original_encoding
     order = "<" if little else ">"
-    head = handle.read(8)
-    if len(head) < 8:
+    start = handle.read(8)
+    if len(start) < 8:
         raise ReadError("it holds no pixel data")
     if implicit:
-        (length,) = struct.unpack(order + "I", head[4:])
-    elif head[4:6] in (b"OB", b"OW", b"OF", b"OD", b"UN"):
+        (length,) = struct.unpack(order + "I", start[4:])
+    elif start[4:6] in (b"OB", b"OW", b"OF", b"OD", b"UN"):
         (length,) = struct.unpack(order + "I", handle.read(4).ljust(4, b"\0"))
     else:
-        (length,) = struct.unpack(order + "H", head[6:])
+        (length,) = struct.unpack(order + "H", start[6:])
     return length, size_of(handle) - handle.tell()
 
 
@@ -226,10 +219,10 @@ def _fragments_end(handle: BinaryIO) -> bool:
     """Whether the fragments of encapsulated pixel data (PS3.5 section A.4) run to their delimiter."""
     size = size_of(handle)
     while True:
-        head = handle.read(8)
-        if len(head) < 8:
+        start = handle.read(8)
+        if len(start) < 8:
             return False
-        group, element, length = struct.unpack("<HHI", head)
+        group, element, length = struct.unpack("<HHI", start)
         tag = group << 16 | element
         if tag == _END:
             return True
@@ -257,7 +250,8 @@ def _slices(dataset: Any, path: Path, sop_class: UID) -> tuple[Slice, ...]:
         plane=None,
         fault=beside or _fault(dataset),
         beside=bool(beside),
-        series_images=_series_images(dataset),
+        series_images=_remark(dataset, "NumberOfSeriesRelatedInstances") or 0,
+        instance=_remark(dataset, "InstanceNumber"),
         sop_class=str(sop_class),
         sop_uid=text(dataset, "SOPInstanceUID"),
     )
@@ -268,11 +262,12 @@ def _slices(dataset: Any, path: Path, sop_class: UID) -> tuple[Slice, ...]:
     return (_classic(dataset, whole),)
 
 
-def _series_images(dataset: Any) -> int:
+def _remark(dataset: Any, keyword: str) -> int | None:
+    """A whole number that is not needed, so that a wrong one must not cost the image."""
     try:
-        return count(dataset, "NumberOfSeriesRelatedInstances")
-    except ValueError:  # an optional remark; a wrong one must not cost the image
-        return 0
+        return count(dataset, keyword) if text(dataset, keyword) else None
+    except ValueError:
+        return None
 
 
 def _classic(dataset: Any, whole: Slice) -> Slice:

@@ -296,7 +296,21 @@ def _notes(part: Part, images: int) -> tuple[str, ...]:
     notes = []
     if part.dropped:
         notes.append(f"{part.dropped} repeat(s) of images at the same position with equal pixels were dropped.")
+    notes += _ends(part)
     stated = part.slices[0].series_images
     if stated > images + part.dropped:
         notes.append(f"The series states {stated} images; {images} are in this volume.")
     return tuple(notes)
+
+
+def _ends(part: Part) -> list[str]:
+    """What instance numbers tell of slices that are missing at the ends, where positions tell nothing."""
+    numbers = [item.instance for item in part.slices if item.instance is not None and item.frame is None]
+    whole = len(numbers) == len(part.slices) > 1 and max(numbers) - min(numbers) == len(numbers) - 1
+    if part.label or not whole or min(numbers) <= 1:
+        return []
+    missing = min(numbers) - 1
+    return [
+        f"Instance numbers run from {min(numbers)} to {max(numbers)}, so {missing} image{'s' if missing > 1 else ''} "
+        "may be missing at one end."
+    ]

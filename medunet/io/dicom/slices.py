@@ -75,6 +75,7 @@ class Slice:
         fault: why it cannot belong to a volume; "" if it can.
         beside: the fault is its kind (localizer, screenshot): it is no volume that somebody misses.
         series_images: Number of Series Related Instances (0020,1209), 0 if not stated.
+        instance: Instance Number (0020,0013); None if it is not stated, or no whole number.
         sop_class, sop_uid: of the object that it belongs to.
     """
 
@@ -92,6 +93,7 @@ class Slice:
     fault: str = ""
     beside: bool = False
     series_images: int = 0
+    instance: int | None = None
     sop_class: str = ""
     sop_uid: str = ""
 
