@@ -15,7 +15,7 @@ from medunet.demo.dicom_export import write_ct_export
 from medunet.errors import DataError, DicomError, MedunetError, ReadError
 from medunet.export.dicom.rtstruct import write_rtstruct
 from medunet.geometry import Geometry
-from medunet.io.dicom import Series, read_dicom
+from medunet.io.dicom import Series, read_dicom, scan
 from medunet.io.dicom.contoured import fill, is_rtstruct, read_rtstruct
 from medunet.io.volume import Segmentation
 from medunet.labels import LabelMap
@@ -166,3 +166,13 @@ def test_other_files_are_no_structure_sets(drawn: tuple[Path, Series]) -> None:
     assert not is_rtstruct(series.files[0])
     with pytest.raises(DicomError, match="is no RT structure set"):
         read_rtstruct(series.files[0], series)
+
+
+def test_irregular_series_are_refused(drawn: tuple[Path, Series]) -> None:
+    path, series = drawn
+    series.files[3].unlink()
+    found = next(each for each in scan(series.files[0].parent).series if each.upright)
+    with pytest.raises(DicomError, match="1 slice is missing"):
+        read_rtstruct(path, found)
+    with pytest.raises(DicomError, match="regular series only"):
+        read_rtstruct(path, found.on_upright_grid())

@@ -52,8 +52,10 @@ def read_rtstruct(path: Path, series: Series, wanted: Sequence[str] | None = Non
         DicomError: the series is no regular volume, the set belongs to other images, or has no region of that name.
         DataError: regions that overlap without one lying inside of the other.
     """
-    if series.geometry is None or series.resampled:
-        raise DicomError(f"The series {series.title} is no regular volume: {series.verdict}.", series.remedy)
+    if series.geometry is None:
+        raise DicomError(f"The series {series.title} cannot be read as a volume: {series.verdict}.", series.remedy)
+    if series.resampled:
+        raise DicomError(f"Contours are filled on regular series only, and {series.title} was resampled.")
     try:
         with quiet(), opened(path) as handle:
             dataset = pydicom.dcmread(handle, force=True)
