@@ -109,13 +109,16 @@ def _array(series: Series) -> NDArray[Any]:
     except ValueError as error:  # more bytes than an address holds
         raise MemoryError from error
     for k, (item, stored) in enumerate(_stored(series.slices)):
+        shift = int(item.rescale[1]) if exact else 0
         if exact and stored.dtype.kind in "iu":
-            values: NDArray[Any] = stored.astype(np.int64) + int(item.rescale[1])
-            array = _wide_enough(array, values)
+            array = _wide_enough(array, int(stored.min()) + shift, int(stored.max()) + shift)
+        if exact and stored.dtype.kind in "iu" and array.dtype.kind == "i":
+            # The sum fits; that a summand may not does not matter, for whole numbers of fixed width wrap round.
+            array[k] = stored
+            array[k] += np.asarray(shift).astype(array.dtype)
         else:
-            values = _physical(item, stored)
             array = array if array.dtype.kind == "f" else array.astype(np.float32)
-        array[k] = values
+            array[k] = _physical(item, stored)
     return array
 
 
@@ -132,10 +135,10 @@ def _is_exact(slope: float, intercept: float) -> bool:
     return slope == 1.0 and intercept.is_integer() and abs(intercept) < 2**31
 
 
-def _wide_enough(array: NDArray[Any], values: NDArray[np.int64]) -> NDArray[Any]:
+def _wide_enough(array: NDArray[Any], low: int, high: int) -> NDArray[Any]:
+    """The array in the smallest type that holds such values, and what it holds."""
     if array.dtype.kind == "f":
         return array
-    low, high = int(values.min()), int(values.max())
     for dtype in _INTEGERS:
         info = np.iinfo(dtype)
         if info.min <= low and high <= info.max and info.bits >= array.dtype.itemsize * 8:
