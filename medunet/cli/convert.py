@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medunet.cli.options import IrregularOption, SeriesOption
+
 
 def convert(
     source: Annotated[
@@ -27,12 +29,8 @@ def convert(
         str | None,
         typer.Option("--labels", metavar="FILE|NAME=VALUE,...", help="Names of a mask's values.", show_default=False),
     ] = None,
-    series: Annotated[
-        str | None, typer.Option("--series", metavar="UID|TEXT|largest", help="Which series of a DICOM export.")
-    ] = None,
-    irregular: Annotated[
-        str, typer.Option("--irregular", metavar="refuse|resample", help="DICOM slices with gaps, or tilted.")
-    ] = "refuse",
+    series: SeriesOption = None,
+    irregular: IrregularOption = "refuse",
 ) -> None:
     """Convert an image or a mask; a mask to DICOM with --reference.
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from medunet.cli.options import IrregularOption, SeriesOption
+
 
 def predict(
     model: Annotated[
@@ -45,12 +47,8 @@ def predict(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change inference.* or postprocess; may be repeated."),
     ] = None,
-    series: Annotated[
-        str | None, typer.Option("--series", metavar="UID|TEXT|largest", help="Which series of a DICOM export.")
-    ] = None,
-    irregular: Annotated[
-        str, typer.Option("--irregular", metavar="refuse|resample", help="DICOM slices with gaps, or tilted.")
-    ] = "refuse",
+    series: SeriesOption = None,
+    irregular: IrregularOption = "refuse",
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Write CASE_prob.nii.gz, one volume per label.")
     ] = False,

@@ -25,7 +25,7 @@ from medunet.io.dicom.contoured import is_rtstruct, read_rtstruct
 from medunet.io.dicom.segments import is_seg, read_seg
 from medunet.io.files import read_mask
 from medunet.io.read import read_volume, reads_as_dicom
-from medunet.io.sampling import labels_at
+from medunet.io.sampling import labels_on_plane
 from medunet.io.selection import ANY, Selection
 from medunet.io.volume import Segmentation, Source
 from medunet.labels import BACKGROUND, LabelMap
@@ -64,15 +64,15 @@ def convert(
     source, output = Path(source), Path(output)
     reference = None if reference is None else Path(reference)
     name = format_of(output, wanted)
-    drawn = is_rtstruct(source)
-    if not (drawn or is_seg(source) or labels is not None or reference is not None or FORMATS[name].dicom):
+    drawn, segmented = is_rtstruct(source), is_seg(source)
+    if not (drawn or segmented or labels is not None or reference is not None or FORMATS[name].dicom):
         return _image(source, output, name, selection)
     if drawn:
         mask = read_rtstruct(source, _series(reference, selection))
         for note in mask.source.notes:
             logger.warning("%s", note)
-    else:
-        mask = read_seg(source) if is_seg(source) else _mask(source, labels)
+        return write_mask(mask, output, wanted=name)  # it lies on the slices of its series
+    mask = read_seg(source) if segmented else _mask(source, labels)
     if FORMATS[name].dicom:
         mask = _beside(mask, reference, selection)
     elif reference is not None:
@@ -151,10 +151,10 @@ def _on_grid(mask: Segmentation, reference: Path, selection: Selection) -> Segme
 def _planes(mask: Segmentation, geometry: Geometry) -> Iterator[NDArray[np.generic]]:
     """Labels (i, j) at each k of another grid."""
     to_mask = np.linalg.inv(mask.geometry.affine) @ geometry.affine
-    i, j = np.indices(geometry.shape[:2]).reshape(2, -1)
+    to_slice = np.eye(4)
     for k in range(geometry.shape[2]):
-        where = to_mask[:3, :3] @ np.stack([i, j, np.full_like(i, k)]) + to_mask[:3, 3:]
-        yield labels_at(mask.array, where).reshape(geometry.shape[:2])
+        to_slice[2, 3] = k
+        yield labels_on_plane(mask.array, to_mask @ to_slice, geometry.shape[:2])
 
 
 def _check_overlap(mask: Segmentation, geometry: Geometry, reference: str) -> None:

@@ -44,3 +44,21 @@ def labels_at(array: NDArray[np.generic], where: NDArray[np.float64]) -> NDArray
         shares = np.stack([((labels == label) * weights).sum(axis=0) for label in labels])
         result[torn] = labels[shares.argmax(axis=0), np.arange(len(torn))]
     return result
+
+
+def labels_on_plane(
+    array: NDArray[np.generic], to_array: NDArray[np.float64], shape: tuple[int, ...]
+) -> NDArray[np.generic]:
+    """Labels at the points (i, j, 0) of another grid.
+
+    Args:
+        array: labels (i, j, k); outside of it lies 0.
+        to_array: (4, 4), from the other grid's indices to those of `array`.
+        shape: points along i and j.
+
+    Returns:
+        Labels of that shape; see `labels_at`.
+    """
+    i, j = np.indices(shape).reshape(2, -1)
+    where = to_array[:3, :1] * i + to_array[:3, 1:2] * j + to_array[:3, 3:]
+    return labels_at(array, where).reshape(shape)

@@ -22,11 +22,10 @@ from medunet.io.dicom import Series
 from medunet.io.dicom.elements import count, quiet
 from medunet.io.dicom.opening import opened
 from medunet.io.dicom.slices import Plane, Slice
-from medunet.io.sampling import labels_at
+from medunet.io.sampling import labels_on_plane
 from medunet.io.volume import Segmentation
 
 MANUFACTURER = "medunet"
-_LIKE_MM = 1e-3
 _TYPE_2 = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
     *("StudyTime", "ReferringPhysicianName"),
@@ -143,13 +142,14 @@ class Origin:
         """Every slice of the series with its labels (rows, columns)."""
         series, array = self.series, self.segmentation.array
         here = self.segmentation.geometry
+        same = series.geometry is not None and not series.geometry.difference(here)
         for number, item in enumerate(series.slices):
-            if series.resampled and series.upright is not None and here == series.upright.geometry:
-                yield item, series.upright.labels(array, number, (item.rows, item.columns))
-            elif not series.resampled and _alike(here, series.geometry):
-                yield item, array[:, :, number].T
-            else:
+            if not same:
                 yield item, _sampled(array, here, item)
+            elif series.resampled and series.upright is not None:
+                yield item, series.upright.labels(array, number, (item.rows, item.columns))
+            else:
+                yield item, array[:, :, number].T
 
 
 def _valid(element: Any) -> bool:
@@ -163,15 +163,6 @@ def _valid(element: Any) -> bool:
     return True
 
 
-def _alike(one: Geometry, other: Geometry | None) -> bool:
-    """Whether two grids agree, up to the rounding of files."""
-    return (
-        other is not None
-        and one.shape == other.shape
-        and bool(np.abs((one.affine - other.affine) @ np.diag([*one.shape, 1])).max() < _LIKE_MM * min(one.spacing))
-    )
-
-
 def plane_of(item: Slice) -> Plane:
     """The plane of a slice of a volume."""
     assert item.plane is not None  # noqa: S101  slices without one form no volume
@@ -180,14 +171,13 @@ def plane_of(item: Slice) -> Plane:
 
 def _sampled(array: NDArray[Any], geometry: Geometry, item: Slice) -> NDArray[Any]:
     """Labels of a slice out of a mask on another grid."""
-    plane = plane_of(item)
-    across = np.column_stack([np.asarray(plane.row) * plane.spacing[1], np.asarray(plane.column) * plane.spacing[0]])
-    to_voxels = np.linalg.inv(geometry.affine) @ RAS_FROM_LPS
-    steps = to_voxels[:3, :3] @ across
-    start = to_voxels[:3, :3] @ np.asarray(plane.position) + to_voxels[:3, 3]
-    rows, columns = np.indices((item.rows, item.columns)).reshape(2, -1)
-    where = start[:, None] + steps[:, :1] * columns + steps[:, 1:] * rows
-    return labels_at(array, where).reshape(item.rows, item.columns)
+    plane, pixels = plane_of(item), np.eye(4)
+    pixels[:3, 0] = np.asarray(plane.row) * plane.spacing[1]
+    pixels[:3, 1] = np.asarray(plane.column) * plane.spacing[0]
+    pixels[:3, 3] = plane.position
+    to_mask = np.linalg.inv(geometry.affine) @ RAS_FROM_LPS @ pixels
+    labels: NDArray[Any] = labels_on_plane(array, to_mask, (item.columns, item.rows)).T
+    return labels
 
 
 def write_dataset(dataset: pydicom.Dataset, path: Path) -> Path:

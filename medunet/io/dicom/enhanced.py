@@ -52,11 +52,11 @@ def frames(dataset: Any, whole: Slice) -> tuple[Slice, ...]:
 
 
 def _frame(own: Any, shared: Any, whole: Slice, index: int) -> Slice:
-    measures = _group(own, shared, "PixelMeasuresSequence")
+    measures = group_of(own, shared, "PixelMeasuresSequence")
     plane, fault = plane_of(
-        _group(own, shared, "PlanePositionSequence"), _group(own, shared, "PlaneOrientationSequence"), measures
+        group_of(own, shared, "PlanePositionSequence"), group_of(own, shared, "PlaneOrientationSequence"), measures
     )
-    kind = next((group for name in _FRAME_TYPES if (group := _group(own, shared, name)) is not None), None)
+    kind = next((group for name in _FRAME_TYPES if (group := group_of(own, shared, name)) is not None), None)
     frame_type = "" if kind is None else text(kind, "FrameType")
     component = "" if kind is None else text(kind, "ComplexImageComponent")
     traits = [("frame type", frame_type)]
@@ -68,14 +68,14 @@ def _frame(own: Any, shared: Any, whole: Slice, index: int) -> Slice:
         plane=plane,
         fault=LOCALIZER if localizer else fault,
         beside=localizer,
-        rescale=rescale_of(_group(own, shared, "PixelValueTransformationSequence")),
+        rescale=rescale_of(group_of(own, shared, "PixelValueTransformationSequence")),
         thickness=None if measures is None else thickness_of(measures),
         component=_COMPONENTS.get(component, ""),
         traits=tuple(traits),
     )
 
 
-def _group(own: Any, shared: Any, keyword: str) -> Any:
+def group_of(own: Any, shared: Any, keyword: str) -> Any:
     """First item of a functional group of this frame, or of all frames, or None."""
     for groups in (own, shared):
         found = items(groups, keyword) if groups is not None else ()
@@ -85,7 +85,7 @@ def _group(own: Any, shared: Any, keyword: str) -> Any:
 
 
 def _value(own: Any, shared: Any, path: tuple[str, ...], keyword: str) -> str:
-    group = _group(own, shared, path[0])
+    group = group_of(own, shared, path[0])
     for step in path[1:]:
         group = (items(group, step) or (None,))[0] if group is not None else None
     return "" if group is None else shown(group, keyword)

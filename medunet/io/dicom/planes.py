@@ -5,10 +5,14 @@ The three come from one data set in classic objects and from three sequences in 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from medunet.errors import DicomError, GeometryError
+from medunet.geometry import RAS_FROM_LPS, Geometry
 from medunet.io.dicom.elements import number, numbers
 from medunet.io.dicom.slices import Plane
 
@@ -61,6 +65,32 @@ def plane_of(position: Any, orientation: Any, measures: Any) -> tuple[Plane | No
         ),
         "",
     )
+
+
+def grid_of(plane: Plane, shape: Sequence[int], origin: NDArray[np.float64], step: NDArray[np.float64]) -> Geometry:
+    """The grid of parallel planes: array axis i is the column index, j the row index, k the slice.
+
+    Args:
+        plane: one of them.
+        shape: columns, rows, slices.
+        origin: LPS millimetres of the first pixel of the first slice.
+        step: LPS millimetres from one slice to the next.
+
+    Raises:
+        DicomError: such axes are no grid.
+    """
+    flip = RAS_FROM_LPS[:3, :3]
+    gap = float(np.linalg.norm(step))
+    direction = flip @ np.column_stack([plane.row, plane.column, step / gap])
+    try:
+        return Geometry(
+            shape=tuple(shape),
+            spacing=(plane.spacing[1], plane.spacing[0], gap),
+            origin=tuple(float(value) for value in flip @ origin),
+            direction=tuple(tuple(float(value) for value in row) for row in direction),
+        )
+    except GeometryError as error:
+        raise DicomError(error.message, error.hint) from error
 
 
 def _triple(values: Any) -> tuple[float, float, float]:

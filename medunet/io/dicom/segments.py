@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from numpy.typing import NDArray
+from pydicom.pixels import iter_pixels
 
-from medunet.errors import DicomError, GeometryError, ReadError
-from medunet.geometry import RAS_FROM_LPS, Geometry
+from medunet.errors import DicomError, ReadError
+from medunet.geometry import Geometry
 from medunet.io.dicom.elements import count, items, number, printable, quiet, text
+from medunet.io.dicom.enhanced import group_of
 from medunet.io.dicom.header import checked_header, is_dicom, sop_class_of
 from medunet.io.dicom.opening import opened
 from medunet.io.dicom.overlaps import Overlaps, unlike
-from medunet.io.dicom.planes import plane_of
+from medunet.io.dicom.planes import grid_of, plane_of
 from medunet.io.dicom.slices import Plane
 from medunet.io.volume import Segmentation, Source
 
@@ -82,12 +85,8 @@ def _read(dataset: Any, path: Path) -> Segmentation:
 
 
 def _plane(own: Any, shared: Any) -> Plane:
-    def of(keyword: str) -> Any:
-        return next(
-            (found[0] for group in (own, shared) if group is not None and (found := items(group, keyword))), None
-        )
-
-    plane, fault = plane_of(of("PlanePositionSequence"), of("PlaneOrientationSequence"), of("PixelMeasuresSequence"))
+    sequences = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+    plane, fault = plane_of(*(group_of(own, shared, keyword) for keyword in sequences))
     if plane is None:
         raise ReadError(fault)
     return plane
@@ -103,10 +102,10 @@ def _grid(planes: Sequence[Plane], dataset: Any, shared: Any) -> tuple[Geometry,
     along = (where - where[0]) @ first.normal
     gaps = np.diff(np.unique(np.round(along, 4)))
     gaps = gaps[gaps > 0.01]
-    step = _spacing(shared) or 0.0
+    step = _measure(shared, "SpacingBetweenSlices") or 0.0
     if len(gaps) and (not step or np.abs(gaps / step - np.rint(gaps / step)).max() > _OFF_GRID):
         step = float(gaps.min())
-    step = step or _thickness(shared) or 1.0
+    step = step or _measure(shared, "SliceThickness") or 1.0
     places = np.rint((along - along.min()) / step)
     slices = int(places.max()) + 1
     start = where[int(along.argmin())]
@@ -114,20 +113,10 @@ def _grid(planes: Sequence[Plane], dataset: Any, shared: Any) -> tuple[Geometry,
     if slices > _MOST_SLICES or np.linalg.norm(off, axis=1).max() > max(0.02, _OFF_GRID * step):
         raise DicomError(
             "The frames of the segmentation lie on no regular grid, as of a tilted or unevenly spaced series.",
-            "Name the series that it belongs to.",
+            "Only segmentations on evenly spaced slices can be read.",
         )
-    flip = RAS_FROM_LPS[:3, :3]
-    direction = flip @ np.column_stack([first.row, first.column, first.normal])
-    try:
-        geometry = Geometry(
-            shape=(count(dataset, "Columns"), count(dataset, "Rows"), slices),
-            spacing=(first.spacing[1], first.spacing[0], step),
-            origin=tuple(float(value) for value in flip @ start),
-            direction=tuple(tuple(float(value) for value in row) for row in direction),
-        )
-    except GeometryError as error:
-        raise DicomError(error.message, error.hint) from error
-    return geometry, [int(place) for place in places]
+    shape = (count(dataset, "Columns"), count(dataset, "Rows"), slices)
+    return grid_of(first, shape, start, step * first.normal), [int(place) for place in places]
 
 
 def _measure(shared: Any, keyword: str) -> float | None:
@@ -136,20 +125,11 @@ def _measure(shared: Any, keyword: str) -> float | None:
     return value if value and value > 0 else None
 
 
-def _spacing(shared: Any) -> float | None:
-    return _measure(shared, "SpacingBetweenSlices")
-
-
-def _thickness(shared: Any) -> float | None:
-    return _measure(shared, "SliceThickness")
-
-
 def _segment(own: Any, shared: Any) -> int:
-    for group in (own, shared):
-        found = items(group, "SegmentIdentificationSequence") if group is not None else ()
-        if found:
-            return count(found[0], "ReferencedSegmentNumber")
-    raise ReadError("a frame does not say which segment it is of")
+    found = group_of(own, shared, "SegmentIdentificationSequence")
+    if found is None:
+        raise ReadError("a frame does not say which segment it is of")
+    return count(found, "ReferencedSegmentNumber")
 
 
 def _names(dataset: Any) -> dict[int, str]:
@@ -163,9 +143,6 @@ def _names(dataset: Any) -> dict[int, str]:
 
 def _frames(path: Path, dataset: Any) -> Iterator[NDArray[Any]]:
     """(rows, columns) of every frame; of fractional ones, whether half of the pixel belongs to the segment."""
-    import pydicom
-    from pydicom.pixels import iter_pixels
-
     least = 1.0
     if text(dataset, "SegmentationType") == "FRACTIONAL":
         least = _HALF * (number(dataset, "MaximumFractionalValue") or 255)
@@ -173,10 +150,9 @@ def _frames(path: Path, dataset: Any) -> Iterator[NDArray[Any]]:
     try:
         with quiet(), opened(path) as handle:
             whole = pydicom.dcmread(handle, force=True)
-            frames = iter_pixels(whole, raw=True)
-            for frame in frames:
+            for frame in iter_pixels(whole, raw=True):
                 yield frame if labelmap else frame >= least
-    except (DicomError, ReadError):
+    except ReadError:
         raise
     except Exception as error:  # codecs raise a dozen types
         raise ReadError(f"its pixels cannot be decoded ({' '.join(str(error).split())[:160]})") from error

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medunet.errors import DicomError, GeometryError
-from medunet.geometry import RAS_FROM_LPS, Geometry
+from medunet.errors import DicomError
+from medunet.geometry import Geometry
 from medunet.io.dicom.grouping import places, positions
+from medunet.io.dicom.planes import grid_of
 from medunet.io.dicom.slices import Plane, Slice
 
 _ROUNDING_MM = 0.01
@@ -65,7 +66,8 @@ def stack(slices: Sequence[Slice]) -> Stack:
     along = positions(slices) @ plane.normal
     ordered = tuple(slices[index] for index in np.argsort(along, kind="stable"))
     step, notes = _single_step(ordered[0]) if len(ordered) == 1 else _step(ordered, plane)
-    geometry = _geometry(ordered, plane, step)
+    shape = (ordered[0].columns, ordered[0].rows, len(ordered))
+    geometry = grid_of(plane, shape, positions(ordered[:1])[0], step)
     return Stack(ordered, geometry, notes)
 
 
@@ -156,19 +158,3 @@ def _uneven(gaps: NDArray[np.float64], usual: float, along: NDArray[np.float64])
         f"the gaps between slices run from {gaps.min():.4g} to {gaps.max():.4g} mm (usual {usual:.4g} mm, "
         f"{len(odd)} of {len(gaps)} differ by more than {tolerance:.2g} mm)"
     ]
-
-
-def _geometry(ordered: Sequence[Slice], plane: Plane, step: NDArray[np.float64]) -> Geometry:
-    """Array axis i is the column index, j the row index, k the slice."""
-    flip = RAS_FROM_LPS[:3, :3]
-    gap = float(np.linalg.norm(step))
-    direction = flip @ np.column_stack([plane.row, plane.column, step / gap])
-    try:
-        return Geometry(
-            shape=(ordered[0].columns, ordered[0].rows, len(ordered)),
-            spacing=(plane.spacing[1], plane.spacing[0], gap),
-            origin=tuple(float(value) for value in flip @ positions(ordered[:1])[0]),
-            direction=tuple(tuple(float(value) for value in row) for row in direction),
-        )
-    except GeometryError as error:
-        raise DicomError(error.message, error.hint) from error

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from medunet.errors import DicomError
-from medunet.geometry import RAS_FROM_LPS, Geometry
+from medunet.geometry import Geometry
 from medunet.io.dicom.grouping import positions
-from medunet.io.dicom.slices import Plane, Slice
-from medunet.io.sampling import labels_at
+from medunet.io.dicom.planes import grid_of
+from medunet.io.dicom.slices import Slice
+from medunet.io.sampling import labels_on_plane
 
 _WIDEST_GAP = 4.0
 _MOST_SLICES = 4
@@ -91,11 +92,10 @@ class Upright:
         Returns:
             (rows, columns).
         """
-        column, row = self.shifts[number]
-        axes = (column + np.arange(shape[1]), row + np.arange(shape[0]), np.asarray([self.heights[number]]))
-        where = np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")])
-        result: NDArray[np.generic] = labels_at(array, where).reshape(shape[::-1]).T
-        return result
+        to_grid = np.eye(4)
+        to_grid[:3, 3] = *self.shifts[number], self.heights[number]
+        labels: NDArray[np.generic] = labels_on_plane(array, to_grid, shape[::-1]).T
+        return labels
 
 
 def upright(slices: Sequence[Slice]) -> Upright:
@@ -129,20 +129,9 @@ def upright(slices: Sequence[Slice]) -> Upright:
     origin = where[0] + low @ np.stack([plane.row, plane.column])
     shape = (slices[0].columns + int(extra[0]), slices[0].rows + int(extra[1]), steps + 1)
     return Upright(
-        geometry=_grid(shape, plane, origin, height / steps),
+        geometry=grid_of(plane, shape, origin, plane.normal * (height / steps)),
         heights=tuple(float(value) for value in along[:, 2] / height * steps),
         shifts=tuple((float(column), float(row)) for column, row in shifts),
-    )
-
-
-def _grid(shape: tuple[int, int, int], plane: Plane, origin: NDArray[np.float64], gap: float) -> Geometry:
-    flip = RAS_FROM_LPS[:3, :3]
-    axes = flip @ np.column_stack([plane.row, plane.column, plane.normal])
-    return Geometry(
-        shape=shape,
-        spacing=(plane.spacing[1], plane.spacing[0], gap),
-        origin=tuple(float(value) for value in flip @ origin),
-        direction=tuple(tuple(float(value) for value in row) for row in axes),
     )
 
 
