@@ -352,6 +352,7 @@ def test_a_missing_decoder_is_named_with_the_extra_that_brings_it(
     class Missing:
         is_available = False
 
+    edit_all(series, lambda dataset, _: dataset.compress(RLELossless))
     monkeypatch.setattr(pixels_module, "get_decoder", lambda _: Missing)
     with pytest.raises(DicomError, match=r"no decoder for it is installed\. .*pip install 'medunet\[codecs\]'"):
         read_dicom(series)

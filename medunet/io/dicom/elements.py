@@ -12,35 +12,72 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
-from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.datadict import dictionary_VR
+from pydicom.tag import BaseTag, Tag
 
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _NUMERIC = frozenset({*_BINARY, "DS", "IS"})
+_TEXTS = frozenset({None, "CS", "LO", "SH"})
 _SHOWN = 40
-_QUIET = threading.RLock()
+
+
+class _Silence:
+    """How many threads want Python's warnings silenced; its filters belong to the whole process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted = 0
+        self._filters = warnings.catch_warnings()
+
+    def begin(self) -> None:
+        with self._lock:
+            if not self._wanted:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.simplefilter("ignore")
+            self._wanted += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._wanted -= 1
+            if not self._wanted:
+                self._filters.__exit__(None, None, None)
+
+
+_SILENCE = _Silence()
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence the warnings of pydicom and its codecs.
 
-    Python's warning filters belong to the whole process, so one thread at a time may change them.
+    Threads share the silence instead of waiting for each other: the first one begins it, the last one ends it.
     """
-    with _QUIET, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    _SILENCE.begin()
+    try:
         yield
+    finally:
+        _SILENCE.end()
+
+
+@cache
+def _known(keyword: str) -> tuple[BaseTag, str]:
+    """Tag and VR, which the dictionary takes long to tell."""
+    return Tag(keyword), dictionary_VR(keyword)
 
 
 def _item(dataset: Any, keyword: str) -> Any:
-    tag = tag_for_keyword(keyword)
-    return dataset.get_item(tag) if tag in dataset else None
+    return dataset.get_item(_known(keyword)[0])
 
 
 def _clean(value: str) -> str:
     """Without control characters, which a terminal would obey, padding and double blanks."""
-    return " ".join("".join(c if c.isprintable() else " " for c in value).split())
+    if not value.isprintable():
+        value = "".join(c if c.isprintable() else " " for c in value)
+    return " ".join(value.split())
 
 
 def _as_text(value: Any) -> str:
@@ -67,11 +104,22 @@ def parts(dataset: Any, keyword: str) -> tuple[str, ...]:
 
 def printable(dataset: Any, keyword: str) -> str:
     """Text in its character set, made safe for terminals and tables: no control characters, at most 64 long."""
-    try:
-        value = str(dataset.get(keyword, "") or "")
-    except Exception:  # pydicom raises a dozen types for a broken character set; the text is only shown
-        value = text(dataset, keyword)
+    value = _plain_text(_item(dataset, keyword))
+    if value is None:
+        try:
+            value = str(dataset.get(keyword, "") or "")
+        except Exception:  # pydicom raises a dozen types for a broken character set; the text is only shown
+            value = text(dataset, keyword)
     return _clean(value)[:64]
+
+
+def _plain_text(item: Any) -> str | None:
+    """The text of an element that says the same in every character set; None of any other."""
+    value = None if item is None or item.VR not in _TEXTS else item.value
+    if not isinstance(value, bytes) or not value.isascii():
+        return None
+    # Of ASCII, one Japanese set has replaced the backslash and the tilde; an escape begins another set.
+    return None if any(code in value for code in b"\\~\x1b") else value.decode("ascii")
 
 
 def numbers(dataset: Any, keyword: str) -> tuple[float, ...]:
@@ -85,7 +133,7 @@ def numbers(dataset: Any, keyword: str) -> tuple[float, ...]:
     item = _item(dataset, keyword)
     if item is None or item.value in (None, b"", ""):
         return ()
-    code = _BINARY.get(item.VR if item.VR in _NUMERIC else dictionary_VR(keyword))
+    code = _BINARY.get(item.VR if item.VR in _NUMERIC else _known(keyword)[1])
     if isinstance(item.value, bytes) and code:
         order = "<" if item.is_little_endian else ">"
         count = len(item.value) // struct.calcsize(code)
@@ -134,7 +182,7 @@ def count(dataset: Any, keyword: str, default: int = 0) -> int:
 
 def shown(dataset: Any, keyword: str) -> str:
     """Any element as short text, to tell images apart by: 4.90 and 4.9 are one value; "" if absent."""
-    if dictionary_VR(keyword) in _NUMERIC:
+    if _known(keyword)[1] in _NUMERIC:
         try:
             return "\\".join(f"{value:.10g}" for value in numbers(dataset, keyword))
         except ValueError:  # told apart by what is written, then

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pydicom
+from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from medunet.errors import ReadError
 from medunet.io.dicom import enhanced
 from medunet.io.dicom.elements import count, parts, printable, quiet, shown, text
-from medunet.io.dicom.opening import head, opened, size_of
+from medunet.io.dicom.opening import head, opened, size_of, stamp_of
+from medunet.io.dicom.plain import Native, native, plain_header
 from medunet.io.dicom.planes import plane_of, rescale_of, thickness_of
 from medunet.io.dicom.slices import LOCALIZER, Identity, Slice
 
@@ -60,12 +62,13 @@ _TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "InstanceNumber", "Modality", "SeriesDescription"),
     *("PatientID", "StudyInstanceUID", "SeriesInstanceUID"),
     *("FrameOfReferenceUID", "NumberOfSeriesRelatedInstances", "Rows", "Columns", "NumberOfFrames"),
-    *("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness", "SpacingBetweenSlices"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *(keyword for _, keyword in TRAITS),
 )
+_WANTED = frozenset(int(Tag(keyword)) for keyword in _TAGS)
 _COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I", "M": "M", "P": "P", "R": "R", "I": "I"}
 _LARGEST_SIDE = 16384
 _UNDEFINED = 0xFFFFFFFF
@@ -144,13 +147,16 @@ def read_header(path: Path) -> Header:
     """
     try:
         with quiet(), opened(path) as handle:
-            dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+            dataset = plain_header(handle, _WANTED)
+            if dataset is None:
+                handle.seek(0)
+                dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
             sop_class = UID(text(dataset, "SOPClassUID") or text(dataset.file_meta, "MediaStorageSOPClassUID"))
             kind = kind_name(sop_class)
             if not _is_image(sop_class, dataset):
                 return Header((), kind)
-            _check_pixels(dataset, handle)
-            return Header(_slices(dataset, path, sop_class), kind)
+            place = _check_pixels(dataset, handle)
+            return Header(_slices(dataset, path, sop_class, place), kind)
     except ReadError:
         raise
     except Exception as error:  # pydicom raises a dozen types, RecursionError among them, for hostile headers
@@ -176,7 +182,12 @@ def _is_image(sop_class: UID, dataset: Any) -> bool:
     return "Rows" in dataset and ("Image Storage" in sop_class.name if known else text(dataset, "Modality") != "SEG")
 
 
-def _check_pixels(dataset: Any, handle: BinaryIO) -> None:
+def _check_pixels(dataset: Any, handle: BinaryIO) -> Native | None:
+    """Where the pixels lie, None for compressed ones and the like.
+
+    Raises:
+        ReadError: they are not there.
+    """
     rows, columns = count(dataset, "Rows"), count(dataset, "Columns")
     if not rows and not columns:
         raise ReadError("it states no rows and columns")
@@ -185,18 +196,20 @@ def _check_pixels(dataset: Any, handle: BinaryIO) -> None:
     bits, stored = count(dataset, "BitsAllocated"), count(dataset, "BitsStored")
     if bits not in (1, 8, 16, 32) or not 0 < stored <= bits:
         raise ReadError(f"it states {stored} bits stored of {bits} allocated, which no image has")
-    if dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-        return  # the pixel data lie inside the compressed stream; decoding checks them
+    if text(dataset.file_meta, "TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        return None  # the pixel data lie inside the compressed stream; decoding checks them
     frames, samples = max(1, count(dataset, "NumberOfFrames", 1)), max(1, count(dataset, "SamplesPerPixel", 1))
     needed = (rows * columns * frames * samples * bits + 7) // 8
     length, there = _pixel_length(dataset, handle)
     if length == _UNDEFINED:
         if not _fragments_end(handle):
             raise ReadError("it is truncated: its compressed pixel data do not end")
-    elif min(length, there) < needed:
+        return None
+    if min(length, there) < needed:
         raise ReadError(
             f"it holds {min(length, there)} of the {needed} bytes that {frames} x {rows} x {columns} pixels need"
         )
+    return native(dataset, handle.tell(), length, stamp_of(handle))
 
 
 def _pixel_length(dataset: Any, handle: BinaryIO) -> tuple[int, int]:
@@ -231,7 +244,7 @@ def _fragments_end(handle: BinaryIO) -> bool:
         handle.seek(length, os.SEEK_CUR)
 
 
-def _slices(dataset: Any, path: Path, sop_class: UID) -> tuple[Slice, ...]:
+def _slices(dataset: Any, path: Path, sop_class: UID, place: Native | None) -> tuple[Slice, ...]:
     beside = _beside(dataset, sop_class)
     identity = Identity(
         series_uid=text(dataset, "SeriesInstanceUID"),
@@ -254,6 +267,7 @@ def _slices(dataset: Any, path: Path, sop_class: UID) -> tuple[Slice, ...]:
         instance=_remark(dataset, "InstanceNumber"),
         sop_class=str(sop_class),
         sop_uid=text(dataset, "SOPInstanceUID"),
+        native=place,
     )
     if whole.fault:
         return (whole,)

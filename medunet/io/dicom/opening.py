@@ -93,6 +93,14 @@ def size_of(handle: BinaryIO) -> int:
     return size
 
 
+def stamp_of(handle: BinaryIO | io.FileIO) -> tuple[int, int] | None:
+    """Size and time of the last change of an open file; None if it lies in a zip."""
+    if isinstance(handle, io.BytesIO):
+        return None
+    stat = os.fstat(handle.fileno())
+    return stat.st_size, stat.st_mtime_ns
+
+
 def _place(path: Path) -> tuple[Path, str] | None:
     """The zip that a path leads into, and the name within; None for a path of the disk."""
     if _ZIP not in str(path).lower():

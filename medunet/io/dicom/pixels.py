@@ -6,7 +6,9 @@ says how to show values, not what they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from medunet.errors import DicomError, ReadError
 from medunet.io.dicom.elements import quiet
 from medunet.io.dicom.opening import opened
+from medunet.io.dicom.plain import native_values
 from medunet.io.dicom.series import Series, choose, scan
 from medunet.io.dicom.slices import Slice
+from medunet.io.dicom.threads import in_order
 from medunet.io.selection import ANY, Selection
 from medunet.io.volume import Source, Volume
 
@@ -100,32 +104,66 @@ def read_series(series: Series) -> Volume:
 
 def _array(series: Series) -> NDArray[Any]:
     """(slices, rows, columns) on the series' grid."""
+    files = _Files()
     if series.resampled and series.upright is not None:
-        return series.upright.values(_physical(item, stored) for item, stored in _stored(series.slices))
+        with closing(in_order(lambda item: _physical(item, files.stored(item)), series.slices)) as planes:
+            return series.upright.values(planes)
     exact = all(_is_exact(*item.rescale) for item in series.slices)
     columns, rows, count = series.shape
     try:
-        array: NDArray[Any] = np.empty((count, rows, columns), dtype=np.int16 if exact else np.float32)
+        array: NDArray[Any] = np.empty((count, rows, columns), dtype=_INTEGERS[0] if exact else np.float32)
     except ValueError as error:  # more bytes than an address holds
         raise MemoryError from error
-    for k, (item, stored) in enumerate(_stored(series.slices)):
-        shift = int(item.rescale[1]) if exact else 0
-        if exact and stored.dtype.kind in "iu":
-            array = _wide_enough(array, int(stored.min()) + shift, int(stored.max()) + shift)
-        if exact and stored.dtype.kind in "iu" and array.dtype.kind == "i":
-            # The sum fits; that a summand may not does not matter, for whole numbers of fixed width wrap round.
-            array[k] = stored
-            array[k] += np.asarray(shift).astype(array.dtype)
-        else:
-            array = array if array.dtype.kind == "f" else array.astype(np.float32)
-            array[k] = _physical(item, stored)
+    done = 0
+    while done < count:
+        done, dtype = _fill(array, series.slices, done, files)
+        array = array.astype(dtype, copy=False)
     return array
+
+
+def _fill(array: NDArray[Any], slices: tuple[Slice, ...], start: int, files: _Files) -> tuple[int, np.dtype[Any]]:
+    """Write the slices from one on to (slices, rows, columns).
+
+    Returns:
+        The number of the first that the type of the array does not hold, and the type that it needs; all before it
+        are written.
+    """
+    with closing(in_order(lambda k: _put(array[k], slices[k], files), range(start, len(slices)))) as types:
+        for k, dtype in enumerate(types, start):
+            if dtype != array.dtype:
+                return k, dtype
+    return len(slices), array.dtype
+
+
+def _put(target: NDArray[Any], item: Slice, files: _Files) -> np.dtype[Any]:
+    """Write the values of a slice to (rows, columns); returns the type they need: if it is another, they are not there.
+
+    Whole numbers are not to be written to a type that is too narrow: `target` then holds anything.
+    """
+    stored = files.stored(item, target)
+    if target.dtype.kind == "f":
+        target[...] = _physical(item, stored)
+        return target.dtype
+    if stored.dtype.kind not in "iu":
+        return np.dtype(np.float32)
+    shift = int(item.rescale[1])
+    needed = _widened(target.dtype, *(limit + shift for limit in item.native.range)) if item.native else None
+    if needed != target.dtype:
+        needed = _widened(target.dtype, int(stored.min()) + shift, int(stored.max()) + shift)
+    if needed == target.dtype:
+        # The sum fits; that a summand may not does not matter, for whole numbers of fixed width wrap round.
+        if not np.may_share_memory(stored, target):
+            target[...] = stored
+        target += np.asarray(shift).astype(target.dtype)
+    return needed
 
 
 def _physical(item: Slice, stored: NDArray[Any]) -> NDArray[np.float64]:
     slope, intercept = item.rescale
-    values: NDArray[np.float64] = stored.astype(np.float64) * slope + intercept
-    if not np.abs(values).max() <= _FLOAT32_MAX:
+    values = stored.astype(np.float64)
+    values *= slope
+    values += intercept
+    if not max(-values.min(), values.max()) <= _FLOAT32_MAX:
         raise ReadError(f"{item.name} holds values that are not finite after rescaling.", "Export it again.")
     return values
 
@@ -135,24 +173,41 @@ def _is_exact(slope: float, intercept: float) -> bool:
     return slope == 1.0 and intercept.is_integer() and abs(intercept) < 2**31
 
 
-def _wide_enough(array: NDArray[Any], low: int, high: int) -> NDArray[Any]:
-    """The array in the smallest type that holds such values, and what it holds."""
-    if array.dtype.kind == "f":
-        return array
-    for dtype in _INTEGERS:
-        info = np.iinfo(dtype)
-        if info.min <= low and high <= info.max and info.bits >= array.dtype.itemsize * 8:
-            return array.astype(dtype, copy=False)
-    return array.astype(np.float32)
+def _widened(dtype: np.dtype[Any], low: int, high: int) -> np.dtype[Any]:
+    """The smallest type that holds such values and those of another type of whole numbers."""
+    for wider in _INTEGERS:
+        info = np.iinfo(wider)
+        if info.min <= low and high <= info.max and info.bits >= dtype.itemsize * 8:
+            return np.dtype(wider)
+    return np.dtype(np.float32)
 
 
-def _stored(slices: tuple[Slice, ...]) -> Iterator[tuple[Slice, NDArray[Any]]]:
-    """Every slice with its stored values (rows, columns); a multi-frame file is opened once."""
-    path, dataset = None, None
-    for item in slices:
-        if item.path != path:
-            path, dataset = item.path, _open(item.path)
-        yield item, _decode(dataset, item)
+class _Files:
+    """Stored values of slices, for several threads; a multi-frame file is opened once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._path: Path | None = None
+        self._dataset: Any = None
+
+    def stored(self, item: Slice, target: NDArray[Any] | None = None) -> NDArray[Any]:
+        """(rows, columns), in the memory of `target` if that fits and the pixels lie in the file as they are.
+
+        Raises:
+            DicomError, ReadError: as `read_series`.
+        """
+        values = (
+            None if item.native is None else native_values(item.native, item.path, (item.rows, item.columns), target)
+        )
+        return _decode(self._opened(item), item) if values is None else values
+
+    def _opened(self, item: Slice) -> Any:
+        if item.frame is None:
+            return _open(item.path)
+        with self._lock:
+            if item.path != self._path:
+                self._path, self._dataset = item.path, _open(item.path)
+            return self._dataset
 
 
 def _open(path: Path) -> Any:

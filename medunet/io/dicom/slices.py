@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from medunet.io.dicom.plain import Native
+
 LOCALIZER = "a localizer"
 
 
@@ -77,6 +79,7 @@ class Slice:
         series_images: Number of Series Related Instances (0020,1209), 0 if not stated.
         instance: Instance Number (0020,0013); None if it is not stated, or no whole number.
         sop_class, sop_uid: of the object that it belongs to.
+        native: where its pixels lie, if they can be read as they are.
     """
 
     path: Path
@@ -96,6 +99,7 @@ class Slice:
     instance: int | None = None
     sop_class: str = ""
     sop_uid: str = ""
+    native: Native | None = field(default=None, repr=False, compare=False)
 
     @property
     def name(self) -> str:
