@@ -134,6 +134,18 @@ def test_text_is_read_in_its_character_set(series: Path, characters: object) -> 
     assert len(scan(series).series) == 1
 
 
+def test_a_character_set_that_is_none_leaves_the_file_to_pydicom(good: bytes) -> None:
+    assert b"ISO_IR 100" in good
+    assert not assert_as_pydicom(good.replace(b"ISO_IR 100", b"ISO\0IR 100"))
+
+
+def test_what_may_be_no_sequence_leaves_the_file_to_pydicom(good: bytes) -> None:
+    data = encoded(good, ImplicitVRLittleEndian)
+    start = data.index(b"\x08\x00\x05\x00")
+    unknown = b"\x08\x00\x03\x00\xff\xff\xff\xff\xfe\xff\xdd\xe0\0\0\0\0"
+    assert not assert_as_pydicom(data[:start] + unknown + data[start:])
+
+
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     changes=st.lists(st.tuples(st.floats(0, 0.9999), st.integers(0, 255)), min_size=1, max_size=4),

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.charset import convert_encodings, default_encoding
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement, convert_raw_data_element, empty_value_for_VR
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
@@ -70,9 +71,8 @@ class Native:
     @property
     def range(self) -> tuple[int, int]:
         """The lowest and the highest value that may be stored."""
-        return (
-            (-(1 << self.bits - 1), (1 << self.bits - 1) - 1) if self.dtype.kind == "i" else (0, (1 << self.bits) - 1)
-        )
+        values = 1 << self.bits
+        return (-values // 2, values // 2 - 1) if self.dtype.kind == "i" else (0, values - 1)
 
 
 def plain_header(handle: BinaryIO, wanted: Collection[int]) -> PlainHeader | None:
@@ -114,7 +114,7 @@ def _parsed(block: bytes, wanted: Collection[int]) -> tuple[PlainHeader, int]:
         if not 0x00080000 <= tag < 0x7FE00000:
             raise _OddError
         if length == _UNDEFINED:
-            if vr not in ("SQ", None) or tag in wanted:
+            if tag in wanted or not _is_sequence(tag, vr):
                 raise _OddError
             at = _after_sequence(block, at, explicit)
             continue
@@ -182,6 +182,13 @@ def _raw(block: bytes, tag: int, vr: str | None, length: int, at: int, implicit:
     return RawDataElement(BaseTag(tag), vr, length, value, at, implicit, True)
 
 
+def _is_sequence(tag: int, vr: str | None) -> bool:
+    try:
+        return (vr or dictionary_VR(tag)) == "SQ"
+    except KeyError:
+        return False
+
+
 def _after_sequence(block: bytes, at: int, explicit: bool, depth: int = _DEEPEST) -> int:
     """Where a sequence of undefined length ends, from the place of its first item."""
     while True:
@@ -191,27 +198,30 @@ def _after_sequence(block: bytes, at: int, explicit: bool, depth: int = _DEEPEST
             return at
         if tag != _ITEM:
             raise _OddError
+        at = at + length if length != _UNDEFINED else _after_item(block, at, explicit, depth)
+
+
+def _after_item(block: bytes, at: int, explicit: bool, depth: int) -> int:
+    """Where an item of undefined length ends, from the place of its first element."""
+    while block[at : at + 4] != _ITEM_END:
+        tag, vr, length, at = _element(block, at, explicit)
         if length != _UNDEFINED:
             at += length
-            continue
-        while True:
-            if block[at : at + 4] == _ITEM_END:
-                at += 8
-                break
-            _, vr, length, at = _element(block, at, explicit)
-            if length != _UNDEFINED:
-                at += length
-            elif vr in ("SQ", None) and depth:
-                at = _after_sequence(block, at, explicit, depth - 1)
-            else:
-                raise _OddError
+        elif depth and _is_sequence(tag, vr):
+            at = _after_sequence(block, at, explicit, depth - 1)
+        else:
+            raise _OddError
+    return at + 8
 
 
 @lru_cache(maxsize=64)
 def _encodings(value: bytes, vr: str | None) -> list[str]:
     """Python's names of what Specific Character Set names."""
     raw = RawDataElement(BaseTag(_CHARACTERS), vr, len(value), value, 0, vr is None, True)
-    encodings: list[str] = convert_encodings(convert_raw_data_element(raw).value)
+    try:
+        encodings: list[str] = convert_encodings(convert_raw_data_element(raw).value)
+    except Exception as error:  # pydicom raises several types for what names no set
+        raise _OddError from error
     return encodings
 
 
