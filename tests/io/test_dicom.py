@@ -18,6 +18,7 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
+    JPEGLSLossless,
     RLELossless,
     generate_uid,
 )
@@ -341,8 +342,23 @@ def test_files_without_preamble_and_meta_header_are_read(series: Path, implicit:
     assert_exact(read_dicom(series))
 
 
-def test_compressed_series_are_decoded(series: Path) -> None:
-    edit_all(series, lambda dataset, _: dataset.compress(RLELossless))
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+def test_compressed_series_are_decoded(series: Path, syntax: UID, signed: bool) -> None:
+    def compress(dataset: Dataset, index: int) -> None:
+        if signed:
+            dataset.PixelData = np.ascontiguousarray(VALUES[:, :, index].T).tobytes()
+            dataset.PixelRepresentation, dataset.RescaleIntercept = 1, 0
+            dataset.BitsStored, dataset.HighBit = 16, 15
+        dataset.compress(syntax)
+
+    edit_all(series, compress)
+    assert_exact(read_dicom(series))
+
+
+def test_without_the_faster_codec_the_other_one_decodes(series: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    edit_all(series, lambda dataset, _: dataset.compress(JPEGLSLossless))
+    monkeypatch.setattr(pixels_module, "_FASTER", {JPEGLSLossless: "no such codec"})
     assert_exact(read_dicom(series))
 
 
