@@ -215,6 +215,34 @@ def test_what_follows_the_pixels_leaves_the_file_to_pydicom(series: Path) -> Non
     assert np.array_equal(read_dicom(series).array[0], VALUES)
 
 
+@pytest.mark.parametrize("unusual", [{"NumberOfFrames": 1}, {"BitsAllocated": 32}])
+def test_unusual_pixels_are_left_to_pydicom(series: Path, unusual: dict[str, int]) -> None:
+    stored = VALUES.astype(np.int32) + 1024
+    rewritten(series, stored.astype(f"u{unusual.get('BitsAllocated', 16) // 8}"), **unusual)
+    assert native_slices(series) == 0
+    assert np.array_equal(read_dicom(series).array[0], VALUES)
+
+
+@pytest.mark.parametrize("missing", ["PixelRepresentation", "SamplesPerPixel"])
+def test_pixels_that_are_not_fully_described_are_refused(series: Path, missing: str) -> None:
+    for path in series.iterdir():
+        dataset = pydicom.dcmread(path)
+        delattr(dataset, missing)
+        dataset.save_as(path)
+    assert native_slices(series) == 0
+    with pytest.raises(ReadError, match="cannot be decoded"):
+        read_dicom(series)
+
+
+def test_pixels_that_are_said_to_be_compressed_are_not_read_as_they_are(series: Path) -> None:
+    for path in series.iterdir():
+        raw = path.read_bytes()
+        path.write_bytes(raw.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0", 1))
+    assert native_slices(series) == 0
+    with pytest.raises(ReadError, match="cannot be decoded"):
+        read_dicom(series)
+
+
 def test_a_file_that_changed_after_the_scan_is_read_anew(series: Path) -> None:
     (found,) = scan(series).series
     path = found.files[2]

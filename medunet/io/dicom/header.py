@@ -21,9 +21,9 @@ from medunet.errors import ReadError
 from medunet.io.dicom import enhanced
 from medunet.io.dicom.elements import count, parts, printable, quiet, shown, text
 from medunet.io.dicom.opening import head, opened, size_of, stamp_of
-from medunet.io.dicom.plain import Native, native, plain_header
+from medunet.io.dicom.plain import native, plain_header
 from medunet.io.dicom.planes import plane_of, rescale_of, thickness_of
-from medunet.io.dicom.slices import LOCALIZER, Identity, Slice
+from medunet.io.dicom.slices import LOCALIZER, Identity, Native, Slice
 
 VOLUME_CLASSES = frozenset(
     {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,8 +23,9 @@ from pydicom.tag import BaseTag
 from pydicom.uid import AllTransferSyntaxes, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
-from medunet.io.dicom.elements import count
+from medunet.io.dicom.elements import count, text
 from medunet.io.dicom.opening import stamp_of
+from medunet.io.dicom.slices import Native
 
 _BLOCKS = (2**15, 2**20)
 """Bytes from the start of a file in which its header has to lie; most lie in the first."""
@@ -50,29 +50,6 @@ class PlainHeader(Dataset):
 
 class _OddError(Exception):
     """Something that pydicom has to look at."""
-
-
-@dataclass(frozen=True)
-class Native:
-    """Where the uncompressed pixels of a file of one frame lie.
-
-    Attributes:
-        offset: bytes before the first.
-        dtype: of one value.
-        bits: how many of its bits are the value's, from the lowest.
-        stamp: size and time of the file that this is true of.
-    """
-
-    offset: int
-    dtype: np.dtype[Any]
-    bits: int
-    stamp: tuple[int, int]
-
-    @property
-    def range(self) -> tuple[int, int]:
-        """The lowest and the highest value that may be stored."""
-        values = 1 << self.bits
-        return (-values // 2, values // 2 - 1) if self.dtype.kind == "i" else (0, values - 1)
 
 
 def plain_header(handle: BinaryIO, wanted: Collection[int]) -> PlainHeader | None:
@@ -239,9 +216,15 @@ def native(header: Any, start: int, length: int, stamp: tuple[int, int] | None) 
     """
     if not isinstance(header, PlainHeader) or stamp is None or sys.byteorder != "little":
         return None
+    try:
+        signed = count(header, "PixelRepresentation", -1)
+    except ValueError:
+        return None
+    allocated = count(header, "BitsAllocated")
+    uncompressed = text(header.file_meta, "TransferSyntaxUID") in (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
     alone = "NumberOfFrames" not in header and count(header, "SamplesPerPixel") == 1
-    allocated, signed = count(header, "BitsAllocated"), count(header, "PixelRepresentation", -1)
-    if not alone or allocated not in (8, 16) or signed not in (0, 1) or start + length != stamp[0]:
+    last = start + length == stamp[0]
+    if not (uncompressed and alone and last and allocated in (8, 16) and signed in (0, 1)):
         return None
     return Native(start, np.dtype(f"{'i' if signed else 'u'}{allocated // 8}"), count(header, "BitsStored"), stamp)
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from medunet.io.dicom.plain import Native
 
 LOCALIZER = "a localizer"
 
@@ -57,6 +56,29 @@ class Plane:
         normal: NDArray[np.float64] = np.cross(self.row, self.column)
         normal /= np.linalg.norm(normal)
         return normal
+
+
+@dataclass(frozen=True)
+class Native:
+    """Where the uncompressed pixels of a file of one frame lie.
+
+    Attributes:
+        offset: bytes before the first.
+        dtype: of one value.
+        bits: how many of its bits are the value's, from the lowest.
+        stamp: size and time of the file that this is true of.
+    """
+
+    offset: int
+    dtype: np.dtype[Any]
+    bits: int
+    stamp: tuple[int, int]
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """The lowest and the highest value that may be stored."""
+        values = 1 << self.bits
+        return (-values // 2, values // 2 - 1) if self.dtype.kind == "i" else (0, values - 1)
 
 
 @dataclass(frozen=True)
