@@ -173,3 +173,111 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         monkeypatch.setattr("os.fsync", fsync)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def write_study() -> Callable[..., Path]:
+    """`write_study(folder, seed)` exports the image of `blob_case(seed)` as CT, patient, axes and all as `seed` says."""
+    from medunet.demo.dicom_export import write_ct_export
+    from medunet.geometry import Geometry
+
+    def write(folder: Path, seed: int, **options: Any) -> Path:
+        image, _ = blob_case(seed)
+        grid = Geometry(SHAPE, SPACING, (5.0, -3.0, 7.0), ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0)))
+        return write_ct_export(image, grid, folder, seed=seed, **options)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def draw_segments() -> Callable[..., Path]:
+    """`draw_segments(images, path, {"liver": mask})` writes a SEG with highdicom, which this package does not read with.
+
+    Masks are (columns, rows, slices) from the lowest slice up; frames without a voxel are left out.
+    """
+    import pydicom
+    from highdicom.seg import Segmentation, SegmentDescription
+    from pydicom.sr.codedict import codes
+
+    def draw(images: Path, path: Path, masks: dict[str, NDArray[Any]], kind: str = "BINARY", **changes: Any) -> Path:
+        sources = sorted((pydicom.dcmread(file) for file in images.iterdir()), key=lambda s: s.ImagePositionPatient[2])
+        described = [
+            SegmentDescription(number, name, codes.SCT.AnatomicalStructure, codes.SCT.Organ, "MANUAL")
+            for number, name in enumerate(masks, start=1)
+        ]
+        pixels = np.stack([mask.transpose(2, 1, 0) for mask in masks.values()], axis=-1)
+        if kind == "LABELMAP":
+            pixels = (pixels * np.arange(1, len(masks) + 1, dtype=np.uint8)).max(axis=-1)
+        seg = Segmentation(
+            sources, pixels, kind, described, pydicom.uid.generate_uid(), 1, pydicom.uid.generate_uid(), 1,
+            "another maker", "another model", "1", "1",
+        )  # fmt: skip
+        for keyword, value in changes.items():
+            setattr(seg, keyword, value)
+        seg.save_as(path)
+        return path
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def draw_contours() -> Callable[..., Path]:
+    """`draw_contours(images, path, {"liver": mask})` writes a structure set with pydicom alone.
+
+    Masks as for `draw_segments`; every row of pixels is a rectangle of its own along the pixels' edges.
+    """
+    import pydicom
+    from pydicom.dataset import Dataset, FileMetaDataset
+
+    def some(**values: Any) -> Dataset:
+        result = Dataset()
+        for keyword, value in values.items():
+            setattr(result, keyword, value)
+        return result
+
+    def rectangles(mask: NDArray[Any], sources: list[Any]) -> Iterator[Dataset]:
+        for k, source in enumerate(sources):
+            down, right = (float(value) for value in source.PixelSpacing)
+            row_way, column_way = np.reshape(source.ImageOrientationPatient, (2, 3)).astype(float)
+            for row in np.flatnonzero(mask[:, :, k].any(axis=0)):
+                edges = np.flatnonzero(np.diff(np.pad(mask[:, row, k].astype(int), 1)))
+                for first, stop in edges.reshape(-1, 2):
+                    corners = [(first, row), (stop, row), (stop, row + 1), (first, row + 1)]
+                    points = [
+                        np.asarray(source.ImagePositionPatient, float)
+                        + (column - 0.5) * right * row_way
+                        + (line - 0.5) * down * column_way
+                        for column, line in corners
+                    ]
+                    data = [f"{value:.4f}" for value in np.ravel(points)]
+                    yield some(ContourGeometricType="CLOSED_PLANAR", NumberOfContourPoints=4, ContourData=data)
+
+    def draw(images: Path, path: Path, masks: dict[str, NDArray[Any]], **changes: Any) -> Path:
+        sources = sorted((pydicom.dcmread(file) for file in images.iterdir()), key=lambda s: s.ImagePositionPatient[2])
+        first, names = sources[0], list(enumerate(masks, start=1))
+        series = some(SeriesInstanceUID=first.SeriesInstanceUID)
+        result = some(
+            SOPClassUID="1.2.840.10008.5.1.4.1.1.481.3", SOPInstanceUID=pydicom.uid.generate_uid(),
+            PatientID=first.PatientID, StudyInstanceUID=first.StudyInstanceUID, Modality="RTSTRUCT",
+            SeriesInstanceUID=pydicom.uid.generate_uid(), StructureSetLabel="RT",
+            ReferencedFrameOfReferenceSequence=[some(
+                FrameOfReferenceUID=first.FrameOfReferenceUID,
+                RTReferencedStudySequence=[some(RTReferencedSeriesSequence=[series])],
+            )],
+            StructureSetROISequence=[some(ROINumber=number, ROIName=name) for number, name in names],
+            ROIContourSequence=[
+                some(ReferencedROINumber=number, ContourSequence=list(rectangles(masks[name], sources)))
+                for number, name in names
+            ],
+            RTROIObservationsSequence=[some(ObservationNumber=n, ReferencedROINumber=n) for n, _ in names],
+        )  # fmt: skip
+        for keyword, value in changes.items():
+            setattr(result, keyword, value)
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = result.SOPClassUID, result.SOPInstanceUID
+        meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+        result.file_meta = meta
+        result.save_as(path, enforce_file_format=True)
+        return path
+
+    return draw

@@ -26,7 +26,7 @@ class DataConfig(Section):
 
     root: str = ""
     """Data set: folder or CSV file, seen from this file; `--data` sets it. `${VAR}`, `${VAR:-other}`, `~` work."""
-    format: Literal["auto", "decathlon", "nnunet", "csv", "folders"] = "auto"
+    format: Literal["auto", "decathlon", "nnunet", "csv", "folders", "dicom"] = "auto"
     """Layout of the data set; `auto` looks for dataset.json, imagesTr, *.csv, images/ + labels/."""
     modality: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("CT",)
     """One name per image channel, for example [CT] or [T1, T2, FLAIR]."""

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medunet.atomic import make_folder
-from medunet.errors import DataError, DatasetError, GeometryError, MedunetError, UsageError
-from medunet.evaluation.matching import Pair, match_files
+from medunet.errors import DataError, DatasetError, MedunetError, UsageError
+from medunet.evaluation.masks import read_pair
+from medunet.evaluation.matching import Matching, Pair, match_files
 from medunet.evaluation.structures import LabelsLike, Structures, read_structures
 from medunet.evaluation.summary import FAILED, MISSING, Evaluation, Row, summarise
-from medunet.geometry import Geometry
-from medunet.io.files import read_mask
+from medunet.io.labelled import Remarks, sum_up
+from medunet.io.read import reads_as_dicom
 from medunet.labels import format_values
 from medunet.metrics import StructureScore, score_values
 
@@ -43,6 +43,7 @@ class _Case:
     values: dict[str, tuple[int, ...]] = field(default_factory=dict)
     unnamed: list[int] = field(default_factory=list)
     ignored: bool = False
+    remarks: list[Remarks] = field(default_factory=list)
     status: str = ""
     message: str = ""
 
@@ -59,7 +60,7 @@ def evaluate(
     """Score predictions against references, in the references' own grids.
 
     Args:
-        predictions: a folder of masks, or one mask.
+        predictions: a folder of masks, or one mask: files of images, DICOM segmentations, RT structure sets.
         references: likewise. Cases are matched by file name without ending and `_seg`; two files always match.
         out: folder for `per_case.csv` and `summary.json`; None writes nothing.
         labels: which values are which structure, see `read_structures`. None: every value but 0 that occurs
@@ -72,7 +73,8 @@ def evaluate(
         Rows and summary. Cases that could not be scored are rows too: see `Evaluation.problems`.
 
     Raises:
-        UsageError: paths that do not exist or have no case in common, unusable labels or tolerance.
+        UsageError: paths that do not exist or have no case in common, unusable labels or tolerance, no labels for
+            DICOM.
         DatasetError: several files of one case, or no structure in any mask.
         OutputError: `out` cannot be written.
     """
@@ -80,6 +82,8 @@ def evaluate(
         raise UsageError(f"The tolerance is {tolerance_mm:g} mm; it must be 0 or more.")
     structures = None if labels is None else read_structures(labels)
     matching = match_files(Path(predictions), Path(references))
+    if structures is None:
+        _refuse_names(matching)
     if out is not None:
         make_folder(Path(out))
     cases = []
@@ -97,6 +101,17 @@ def evaluate(
     return result
 
 
+def _refuse_names(matching: Matching) -> None:
+    """DICOM objects have names instead of values; without labels nothing says which is which."""
+    for pair in matching.pairs:
+        for path in (pair.prediction, pair.reference):
+            if path is not None and reads_as_dicom(path):
+                raise UsageError(
+                    f"{path} is DICOM, whose structures have names, and no labels are given.",
+                    "Name them: --labels CONFIG, or --labels liver=1,tumour=2.",
+                )
+
+
 def _result(cases: list[_Case], structures: Structures | None, settings: dict[str, Any]) -> Evaluation:
     values = _values_found(cases) if structures is None else structures.values
     if not values and any(not case.status for case in cases):
@@ -112,8 +127,9 @@ def _score(pair: Pair, structures: Structures | None, tolerance_mm: float) -> _C
         case.status, case.message = MISSING, "There is no prediction of this name."
         return case
     try:
-        reference, geometry = read_mask(pair.reference)
-        prediction = _on_grid(*read_mask(pair.prediction), geometry)
+        ours, theirs = read_pair(pair.prediction, pair.reference, structures)
+        case.remarks = [ours.remarks, theirs.remarks]
+        prediction, reference, geometry = ours.values, theirs.values, theirs.geometry
         present = sorted({int(value) for array in (prediction, reference) for value in np.unique(array)})
         ignore: tuple[int, ...] = ()
         if structures is None:
@@ -129,25 +145,6 @@ def _score(pair: Pair, structures: Structures | None, tolerance_mm: float) -> _C
         case.status, case.message = FAILED, str(error)
         logger.warning("%s: %s", pair.case, error)
     return case
-
-
-def _on_grid(array: NDArray[Any], geometry: Geometry, wanted: Geometry) -> NDArray[Any]:
-    """`array` with the axes of `wanted`; the same voxels may be stored in another axis order.
-
-    Raises:
-        GeometryError: the voxels are not the same.
-    """
-    difference = wanted.difference(geometry)
-    if not difference:
-        return array
-    if geometry.rank == wanted.rank:
-        change = geometry.reorientation(wanted.axcodes)
-        if not wanted.difference(geometry.reoriented(change)):
-            return change.apply(array)
-    raise GeometryError(
-        f"The prediction must lie on the grid of its reference, but it has {difference}.",
-        "Write it on that grid; it is not resampled here, because that would change the scores.",
-    )
 
 
 def _every_value(present: list[int]) -> dict[str, tuple[int, ...]]:
@@ -200,6 +197,7 @@ def _notes(cases: list[_Case], structures: Structures | None) -> list[str]:
     partly = sum(len(case.values) < len(structures.values) for case in cases if not case.status) if structures else 0
     if partly:
         notes.append(f"{partly} of {len(cases)} cases were scored for those structures only that data.annotated names.")
+    notes += sum_up(remarks for case in cases for remarks in case.remarks)
     for note in notes:
         logger.info("%s", note)
     return notes

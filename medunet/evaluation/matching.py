@@ -1,6 +1,6 @@
-"""Which prediction belongs to which reference: by case id, the file name without ending and `_seg`.
+"""Which prediction belongs to which reference: by case id, the file name without ending and `_seg` or `_rtstruct`.
 
-Looks at names only; reads no image.
+Looks at names, and of files without the ending of an image at the first bytes; reads no image.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from medunet.errors import DatasetError, Problem, ReadError, UsageError
 from medunet.io.files import ENDINGS, image_ending, stem
 
-_SUFFIX = "_seg"
+_SUFFIX, _CONTOURS = "_seg", "_rtstruct"
 _SHOWN = 5
 
 logger = logging.getLogger("medunet")
@@ -38,8 +38,14 @@ class Matching:
 
 def case_id(path: Path) -> str:
     """`liver_01_seg.nii.gz` and `liver_01.nrrd` are both `liver_01`."""
-    name = stem(path)
+    name = _as_mask(path)
     return name.removesuffix(_SUFFIX) or name
+
+
+def _as_mask(path: Path) -> str:
+    """Name without ending; contours are called as the mask beside them is."""
+    name = stem(path)
+    return name.removesuffix(_CONTOURS) + _SUFFIX if name.endswith(_CONTOURS) else name
 
 
 def match_files(predictions: Path, references: Path) -> Matching:
@@ -64,7 +70,8 @@ def match_files(predictions: Path, references: Path) -> Matching:
         raise UsageError(
             f"No prediction matches a reference by name: {predictions} holds {_examples(found)}, "
             f"{references} holds {_examples(wanted)}.",
-            f"A case has the same file name in both, with or without {_SUFFIX}; the endings are {', '.join(ENDINGS)}.",
+            f"A case has the same file name in both, with or without {_SUFFIX}; the endings are {', '.join(ENDINGS)}, "
+            "or any of DICOM.",
         )
     missing, left_over = (tuple(sorted(keys)) for keys in (wanted.keys() - common, found.keys() - common))
     if missing:
@@ -76,9 +83,12 @@ def match_files(predictions: Path, references: Path) -> Matching:
 
 
 def _by_case(folder: Path) -> dict[str, Path]:
-    """Images directly in `folder`. Of one mask in several formats the first of `ENDINGS` counts."""
+    """Images and label objects in DICOM directly in `folder`.
+
+    Of one mask in several formats the first of `ENDINGS` counts, then a segmentation, then contours.
+    """
     try:
-        files = sorted(path for path in folder.iterdir() if image_ending(path) and path.is_file())
+        files = sorted(path for path in folder.iterdir() if path.is_file() and _is_mask(path))
     except OSError as error:
         raise ReadError(f"The folder {folder} cannot be listed: {error.strerror or error}.") from error
     groups: dict[str, list[Path]] = {}
@@ -87,7 +97,7 @@ def _by_case(folder: Path) -> dict[str, Path]:
     clashes = [
         Problem(where=case, what=", ".join(path.name for path in paths), rule="one case has one mask.")
         for case, paths in groups.items()
-        if len({stem(path) for path in paths}) > 1
+        if len({_as_mask(path) for path in paths}) > 1
     ]
     if clashes:
         raise DatasetError(
@@ -95,7 +105,20 @@ def _by_case(folder: Path) -> dict[str, Path]:
             "Move the others away.",
             clashes,
         )
-    return {case: min(paths, key=lambda path: ENDINGS.index(image_ending(path))) for case, paths in groups.items()}
+    return {case: min(paths, key=_preference) for case, paths in groups.items()}
+
+
+def _is_mask(path: Path) -> bool:
+    if image_ending(path):
+        return True
+    from medunet.io.dicom.objects import is_label
+
+    return not path.name.startswith(".") and is_label(path)
+
+
+def _preference(path: Path) -> tuple[int, bool]:
+    ending = image_ending(path)
+    return ENDINGS.index(ending) if ending else len(ENDINGS), stem(path).endswith(_CONTOURS)
 
 
 def _examples(cases: Iterable[str]) -> str:

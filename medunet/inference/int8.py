@@ -30,9 +30,9 @@ from medunet.engines.openvino import OpenVinoEngine, write_int8
 from medunet.errors import DatasetError, UsageError
 from medunet.inference.choice import INT8, Member, build, converted, int8_facts, measured_working, window_seconds
 from medunet.io.case import Case
-from medunet.io.files import read_mask
+from medunet.io.labelled import read_case_image, read_case_label
 from medunet.io.manifest import read_manifest
-from medunet.io.read import read_volume
+from medunet.io.volume import Volume
 from medunet.metrics import dice_per_label
 from medunet.model import Model, load_model
 from medunet.sliding_window.network import Way, network_logits
@@ -160,7 +160,10 @@ def _way(model: Model) -> Way:
 
 
 def _array(case: Case, model: Model) -> tuple[Tensor, Any]:
-    volume = read_volume(case.images, channels=len(model.spec.modality))
+    return _prepared(read_case_image(case, channels=len(model.spec.modality)), model)
+
+
+def _prepared(volume: Volume, model: Model) -> tuple[Tensor, Any]:
     array, record = preprocess(volume, model.spec.preprocess)
     return torch.from_numpy(array), record
 
@@ -204,10 +207,11 @@ def _tried(
     dice: dict[str, list[list[float | None]]] = {name: [] for name in engines}
     changed = voxels = 0
     for done, case in enumerate(cases, start=1):
-        array, record = _array(case, member.model)
         if case.label is None:
             continue
-        reference = labels.to_indices(read_mask(case.label)[0])
+        volume = read_case_image(case, channels=len(member.model.spec.modality))
+        array, record = _prepared(volume, member.model)
+        reference = labels.to_indices(read_case_label(case.label, volume, labels).values)
         known = annotated_labels(case.id, config.data.annotated, labels)
         masks: dict[str, NDArray[np.generic]] = {}
         for name, engine in engines.items():

@@ -7,12 +7,10 @@ format. Everything else is an image.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medunet.errors import UsageError
 from medunet.evaluation.structures import LabelsLike, read_structures
@@ -25,7 +23,7 @@ from medunet.io.dicom.contoured import is_rtstruct, read_rtstruct
 from medunet.io.dicom.segments import is_seg, read_seg
 from medunet.io.files import read_mask
 from medunet.io.read import read_volume, reads_as_dicom
-from medunet.io.sampling import labels_on_plane
+from medunet.io.sampling import labels_on_grid
 from medunet.io.selection import ANY, Selection
 from medunet.io.volume import Segmentation, Source
 from medunet.labels import BACKGROUND, LabelMap
@@ -142,19 +140,8 @@ def _on_grid(mask: Segmentation, reference: Path, selection: Selection) -> Segme
     if (geometry.rank, mask.geometry.rank) != (3, 3):
         raise UsageError("A mask can be put on the grid of another image only if both are volumes.")
     _check_overlap(mask, geometry, str(reference))
-    array = np.empty(geometry.shape, dtype=mask.array.dtype)
-    for k, plane in enumerate(_planes(mask, geometry)):
-        array[:, :, k] = plane
+    array = labels_on_grid(mask.array, mask.geometry, geometry)
     return Segmentation(array, geometry, mask.labels, source)
-
-
-def _planes(mask: Segmentation, geometry: Geometry) -> Iterator[NDArray[np.generic]]:
-    """Labels (i, j) at each k of another grid."""
-    to_mask = np.linalg.inv(mask.geometry.affine) @ geometry.affine
-    to_slice = np.eye(4)
-    for k in range(geometry.shape[2]):
-        to_slice[2, 3] = k
-        yield labels_on_plane(mask.array, to_mask @ to_slice, geometry.shape[:2])
 
 
 def _check_overlap(mask: Segmentation, geometry: Geometry, reference: str) -> None:

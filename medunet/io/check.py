@@ -21,9 +21,8 @@ from medunet.config.derived import annotated_labels
 from medunet.errors import DataError, DatasetError, Problem
 from medunet.geometry import format_shape
 from medunet.io.case import Case
-from medunet.io.files import read_mask
 from medunet.io.fingerprint import fingerprint
-from medunet.io.read import read_volume
+from medunet.io.labelled import Remarks, read_case_image, read_case_label, sum_up
 from medunet.io.structures import Extent, dimmest, extents
 from medunet.io.volume import Volume
 from medunet.labels import IGNORE, LabelMap, format_values
@@ -113,13 +112,16 @@ def check_cases(
     """
     problems: list[Problem] = []
     statistics: list[CaseStatistics] = []
+    remarks: list[Remarks] = []
     for done, case in enumerate(cases, start=1):
         known = annotated_labels(case.id, annotated or {}, labels)
-        found = _check_case(case, labels, channels, known, problems)
+        found = _check_case(case, labels, channels, known, (problems, remarks))
         if found is not None:
             statistics.append(found)
         if progress is not None:
             progress(done, len(cases))
+    for sentence in sum_up(remarks):
+        _LOG.warning("%s", sentence)
     problems += _rank_problems(statistics)
     problems += _patterns_of_nobody(cases, annotated or {})
     if not problems:
@@ -134,11 +136,15 @@ def check_cases(
 
 
 def _check_case(
-    case: Case, labels: LabelMap, channels: int, known: Sequence[bool], problems: list[Problem]
+    case: Case, labels: LabelMap, channels: int, known: Sequence[bool], told: tuple[list[Problem], list[Remarks]]
 ) -> CaseStatistics | None:
-    """Append what is wrong to `problems`; statistics if the image could be read. `known`: see `annotated_labels`."""
+    """Append what is wrong and what was noticed to `told`; statistics if the image could be read.
+
+    `known`: see `annotated_labels`.
+    """
+    problems, _ = told
     try:
-        volume = read_volume(case.images, channels=channels)
+        volume = read_case_image(case, channels=channels)
     except DataError as error:
         problems.append(Problem(case.id, "image", error.message, hint=error.hint))
         return None
@@ -152,7 +158,7 @@ def _check_case(
         problems.append(Problem(case.id, "image", rule))
     elif any(flat):
         _LOG.warning("%s: channel %d is constant.", case.id, flat.index(True))
-    mask = _check_mask(case, volume, labels, problems)
+    mask = _check_mask(case, volume, labels, told)
     if mask is None:
         return statistics
     problems += _label_problems(case, mask.counts, labels, known)
@@ -174,15 +180,20 @@ class _Mask:
     dimmest: float
 
 
-def _check_mask(case: Case, volume: Volume, labels: LabelMap, problems: list[Problem]) -> _Mask | None:
-    """Append what keeps the mask from being used to `problems`; what it holds if it could be read."""
+def _check_mask(
+    case: Case, volume: Volume, labels: LabelMap, told: tuple[list[Problem], list[Remarks]]
+) -> _Mask | None:
+    """Append what keeps the mask from being used, and what was noticed, to `told`; what it holds if it can be read."""
+    problems, remarks = told
     if case.label is None:
         return None
     try:
-        mask, geometry = read_mask(case.label)
+        truth = read_case_label(case.label, volume, labels)
     except DataError as error:
         problems.append(Problem(case.id, "label", error.message, hint=error.hint))
         return None
+    remarks.append(truth.remarks)
+    mask, geometry = truth.values, truth.geometry
     difference = volume.geometry.difference(geometry)
     if difference:
         rule = f"it must lie on the grid of its image, but has {difference}."

@@ -18,6 +18,7 @@ from medunet.io.layouts.dataset_json import is_path, load_json, resolve
 from medunet.io.layouts.decathlon import read_decathlon
 from medunet.io.layouts.folders import find_pair, read_folders
 from medunet.io.layouts.nnunet import read_nnunet
+from medunet.io.layouts.studies import holds_studies, read_studies
 from medunet.io.layouts.tables import read_table
 
 __all__ = ["FORMATS", "Case", "Manifest", "detect", "read_manifest"]
@@ -29,8 +30,9 @@ FORMATS: dict[str, Callable[[Path], Listing]] = {
     "nnunet": read_nnunet,
     "csv": read_table,
     "folders": read_folders,
+    "dicom": read_studies,
 }
-"""Reader per layout: a `dataset.json` for the first two, a CSV, a folder."""
+"""Reader per layout: a `dataset.json` for the first two, a CSV, a folder for the others."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def detect(root: Path) -> tuple[str, Path] | None:
     if tables:
         names = ", ".join(path.name for path in tables)
         raise DatasetError(f"{root} holds several tables: {names}.", "Give the path of the one that lists the cases.")
-    return None
+    return ("dicom", root) if holds_studies(root) else None
 
 
 def _tables(root: Path) -> list[Path]:
@@ -121,12 +123,13 @@ def _locate(root: Path, layout: str) -> tuple[str, Path]:
             raise DatasetError(
                 f"{root} looks like no data set.",
                 "Known are dataset.json (Decathlon, nnU-Net), a CSV with the columns image and label, "
-                "and the folders images and labels (or masks, or imagesTr and labelsTr).",
+                "the folders images and labels (or masks, or imagesTr and labelsTr), and folders of DICOM images, each "
+                "with a segmentation or structure set.",
             )
         return found
     if layout not in FORMATS:
         raise UsageError(f'There is no data set format "{layout}"; known are auto, {", ".join(FORMATS)}.')
-    if layout == "folders":
+    if layout in ("folders", "dicom"):
         return layout, root if root.is_dir() else root.parent
     if root.is_file():
         return layout, root
@@ -248,7 +251,7 @@ def _path_problems(case: Case, require_labels: bool) -> list[Problem]:
     if case.label is None:
         if require_labels:
             problems.append(Problem(case.id, "label", f"there is no mask for {case.images[0]}."))
-    elif not case.label.is_file():
+    elif not case.label.exists():
         problems.append(Problem(case.id, "label", "there is no such file.", value=str(case.label)))
     elif any(os.path.realpath(case.label) == os.path.realpath(path) for path in case.images):
         problems.append(Problem(case.id, "label", "it is the image itself.", value=str(case.label)))

@@ -33,6 +33,7 @@ def read_volume(
     selection: Selection = ANY,
     channels: int | None = None,
     check_values: bool = True,
+    referred: Sequence[str] = (),
 ) -> Volume:
     """Read an image file, a DICOM series, or several of them as the channels of one volume.
 
@@ -42,6 +43,7 @@ def read_volume(
         channels: channels that are expected. A grey picture then becomes three equal channels where three
             are, and a picture of three equal channels becomes one; nothing that loses information is done.
         check_values: refuse NaN and infinite voxels.
+        referred: Series Instance UIDs that a label refers to, see `io.dicom.read_dicom`.
 
     Returns:
         Volume of (C, *spatial) in physical values (HU for CT).
@@ -51,16 +53,16 @@ def read_volume(
         DicomError: the folder does not hold exactly one regular volume.
     """
     parts = [paths] if isinstance(paths, Path) else list(paths)
-    volume = stack_channels([_read_part(path, selection, check_values) for path in parts])
+    volume = stack_channels([_read_part(path, selection, check_values, referred) for path in parts])
     return volume if channels is None else _fit_channels(volume, channels)
 
 
-def _read_part(path: Path, selection: Selection, check_values: bool) -> Volume:
+def _read_part(path: Path, selection: Selection, check_values: bool, referred: Sequence[str]) -> Volume:
     if not reads_as_dicom(path):
         return read_image(path, check_values=check_values)
     from medunet.io.dicom import read_dicom
 
-    volume = read_dicom(path, selection)
+    volume = read_dicom(path, selection, referred)
     if check_values:
         check_finite(volume.array, path)
     return volume

@@ -7,6 +7,8 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from medunet.geometry import Geometry
+
 _SNAP = 1e-3
 
 
@@ -62,3 +64,22 @@ def labels_on_plane(
     i, j = np.indices(shape).reshape(2, -1)
     where = to_array[:3, :1] * i + to_array[:3, 1:2] * j + to_array[:3, 3:]
     return labels_at(array, where).reshape(shape)
+
+
+def labels_on_grid(array: NDArray[np.generic], geometry: Geometry, wanted: Geometry) -> NDArray[np.generic]:
+    """Labels of one volume on the grid of another, plane by plane.
+
+    Args:
+        array: labels (i, j, k); outside of it lies 0.
+        geometry: its grid.
+        wanted: the other.
+
+    Returns:
+        Labels of its shape; see `labels_at`.
+    """
+    to_array = np.linalg.inv(geometry.affine) @ wanted.affine
+    to_slice, result = np.eye(4), np.empty(wanted.shape, dtype=array.dtype)
+    for k in range(wanted.shape[2]):
+        to_slice[2, 3] = k
+        result[:, :, k] = labels_on_plane(array, to_array @ to_slice, wanted.shape[:2])
+    return result

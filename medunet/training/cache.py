@@ -28,8 +28,7 @@ from medunet.config.losses import BoundaryWeightedConfig
 from medunet.config.schema import PreprocessConfig
 from medunet.errors import DataError, DatasetError
 from medunet.io.case import Case
-from medunet.io.files import read_mask
-from medunet.io.read import read_volume
+from medunet.io.labelled import read_case_image, read_case_label
 from medunet.labels import LabelMap
 from medunet.training.blocks import BlockedArray, block_limit, to_blocks
 from medunet.transforms.border_weights import BORDER_VERSION, border_weights
@@ -182,10 +181,9 @@ def prepare_case(
     cached = _find(case.id, target)
     if cached is not None:
         return cached
-    volume = read_volume(case.images, channels=channels)
+    volume = read_case_image(case, channels=channels)
     image, record = preprocess(volume, config)
-    values, _ = read_mask(case.label)
-    reference = labels.to_indices(values)
+    reference = labels.to_indices(read_case_label(case.label, volume, labels).values)
     label = preprocess_labels(reference, record)
     limit = block_limit(label.ndim, flat=flat)
     with atomic_folder(target) as part:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
 
 from medunet.errors import DatasetError, UsageError
 from medunet.evaluation.matching import case_id, match_files
@@ -42,6 +43,26 @@ def test_files_match_with_and_without_seg_and_in_any_format(folders):
     assert [pair.case for pair in pairs] == ["a", "b", "c", "d"]
     assert pairs[0].prediction == predictions / "a_seg.nii.gz"
     assert pairs[1].reference == references / "b_seg.nrrd"
+
+
+def test_objects_in_dicom_match_by_their_bytes_and_stand_behind_mask_files(folders):
+    predictions, references = folders(["a_seg.nii.gz", "notes.txt"], ["b.nii.gz"])
+    contours, segments = "1.2.840.10008.5.1.4.1.1.481.3", "1.2.840.10008.5.1.4.1.1.66.4"
+    for folder, name, kind in (
+        (predictions, "a_seg.dcm", segments),
+        (predictions, "a_rtstruct.dcm", contours),
+        (predictions, "b_rtstruct", contours),
+        (references, "a_rtstruct.dcm", contours),
+    ):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = kind, "1.2.840.10008.1.2.1"
+        FileDataset(folder / name, {}, preamble=b"\0" * 128, file_meta=meta).save_as(folder / name)
+    found = {pair.case: pair for pair in match_files(predictions, references).pairs}
+    assert found["a"].prediction == predictions / "a_seg.nii.gz"
+    assert found["a"].reference == references / "a_rtstruct.dcm"
+    assert found["b"].prediction == predictions / "b_rtstruct"
+    (predictions / "a_seg.nii.gz").unlink()
+    assert match_files(predictions, references).pairs[0].prediction == predictions / "a_seg.dcm"
 
 
 def test_what_is_left_over_on_either_side_is_told(folders):

@@ -71,7 +71,7 @@ def test_an_unchanged_case_is_found_without_reading_its_files(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = prepare_case(case, tmp_path / "cache", COARSE, LABELS)
-    monkeypatch.setattr("medunet.training.cache.read_volume", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr("medunet.training.cache.read_case_image", lambda *_, **__: pytest.fail("read again"))
     assert prepare_case(case, tmp_path / "cache", COARSE, LABELS) == first
 
 
@@ -235,7 +235,7 @@ def test_a_run_that_adds_or_changes_the_term_keeps_image_and_label(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare_weights([prepare_case(case, tmp_path, COARSE, LABELS)], LABELS, WEIGHTED)
-    monkeypatch.setattr("medunet.training.cache.read_volume", lambda *_, **__: pytest.fail("read again"))
+    monkeypatch.setattr("medunet.training.cache.read_case_image", lambda *_, **__: pytest.fail("read again"))
     cached = prepare_case(case, tmp_path, COARSE, LABELS)
     assert cached.weight() is None
     keys = [{"w0": 5.0}, {"sigma": 2.0}, {"balance": False}, {"cells": "core"}, {}]

@@ -15,12 +15,13 @@ from functools import cache
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from medunet.io.naming import words
+
 SCHEME = "99MEDUNET"
 """Coding scheme of labels that no context group knows; private, as its first digits say (PS3.16 section 8.2)."""
 
 _GROUPS = (codes.cid7151, codes.cid7192)
 _LESIONS, _TISSUES = codes.cid7159, codes.cid7166
-_SPELLINGS = (("oesophag", "esophag"), ("tumour", "tumor"), ("oedema", "edema"), ("haem", "hem"), ("grey", "gray"))
 _SYNONYMS = {
     "tumor": "neoplasm",
     "cancer": "neoplasm",
@@ -73,13 +74,13 @@ class Meaning:
 @cache
 def meaning_of(name: str) -> Meaning:
     """Look a label up by its name."""
-    words = _words(name)
-    whole = _find(words)
+    parts = words(name)
+    whole = _find(parts)
     if whole is not None:
         return Meaning(_category(whole), whole)
-    sides = [word for word in words if word in _SIDES]
+    sides = [word for word in parts if word in _SIDES]
     if len(sides) == 1:
-        rest = [word for word in words if word not in _SIDES]
+        rest = [word for word in parts if word not in _SIDES]
         found = _find(rest)
         if found is not None:
             # "heart ventricle left" is the left ventricle, not a ventricle on the left.
@@ -89,8 +90,8 @@ def meaning_of(name: str) -> Meaning:
     return Meaning(codes.SCT.AnatomicalStructure, Code(number, SCHEME, name[:64]), None, known=False)
 
 
-def _find(words: list[str]) -> Code | None:
-    text = " ".join(words)
+def _find(parts: list[str]) -> Code | None:
+    text = " ".join(parts)
     vertebra = _VERTEBRA.fullmatch(text)
     if vertebra:
         text = f"{vertebra[1] or vertebra[2]} vertebra"
@@ -130,12 +131,4 @@ def _members(group: object) -> list[Code]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(_words(text))
-
-
-def _words(name: str) -> list[str]:
-    """In lower case, American spelling, without punctuation."""
-    text = name.casefold()
-    for british, american in _SPELLINGS:
-        text = text.replace(british, american)
-    return re.findall(r"[^\W_]+", text)
+    return " ".join(words(text))

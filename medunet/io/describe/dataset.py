@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,6 +38,7 @@ def describe_dataset(path: Path) -> Description:
         "format": manifest.format,
         "cases": len(manifest),
         "labels": manifest.label_names,
+        "structures": _structures(result, manifest) or None,
         "modality": list(manifest.modality) or None,
         "image_files_per_case": sorted({len(case.images) for case in manifest}),
         "groups": len(groups) or None,
@@ -47,6 +49,22 @@ def describe_dataset(path: Path) -> Description:
     result.notes += manifest.notes
     _add_grids(result, manifest)
     return result
+
+
+def _structures(result: Description, manifest: Manifest) -> list[dict[str, Any]]:
+    """A row per structure in labels of DICOM: its name, and in how many cases it is."""
+    labels = {case.id: case.label for case in manifest if case.label is not None and reads_as_dicom(case.label)}
+    if not labels:
+        return []
+    from medunet.io.dicom.objects import label_object
+
+    counts: Counter[str] = Counter()
+    for case, label in labels.items():
+        try:
+            counts.update(set(label_object(label).names.values()))
+        except DataError as error:
+            result.problems.append(f"{case}: {error}")
+    return [{"name": name, "cases": count} for name, count in sorted(counts.items())]
 
 
 def _add_grids(result: Description, manifest: Manifest) -> None:

@@ -6,7 +6,8 @@ inside of another is a hole, and a keyhole stays one. Each contour goes to the n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from medunet.errors import DataError, DicomError, ReadError
 from medunet.io.dicom.elements import count, items, numbers, printable, quiet, text
 from medunet.io.dicom.header import is_dicom, sop_class_of
 from medunet.io.dicom.opening import opened
-from medunet.io.dicom.overlaps import Overlaps, unlike
+from medunet.io.dicom.overlaps import Layers, Overlaps, unlike
 from medunet.io.dicom.series import Series
+from medunet.io.dicom.sheets import Sheets
 from medunet.io.dicom.slices import Plane
 from medunet.io.volume import Segmentation, Source
 
@@ -28,6 +30,8 @@ RTSTRUCT_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 _TILTED_MM = 0.1
 _UNDEFINED = 0xFFFFFFFF
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+
+LEFT_OUT = "Contours were left out: beyond the images, or neither closed nor points."
 
 
 def is_rtstruct(path: Path) -> bool:
@@ -56,10 +60,62 @@ def read_rtstruct(path: Path, series: Series, wanted: Sequence[str] | None = Non
         raise DicomError(f"The series {series.title} cannot be read as a volume: {series.verdict}.", series.remedy)
     if series.resampled:
         raise DicomError(f"Contours are filled on regular series only, and {series.title} was resampled.")
+    with _whole(path) as dataset:
+        names = _regions(dataset, path, wanted)
+        _check_frame(dataset, path, series)
+        array = np.zeros(series.geometry.shape, dtype=np.uint16)
+        overlaps = Overlaps(free=max(names, default=0) + 1)
+        left_out = _fill(dataset, {number: number for number in names}, Sheets.of_series(series), array, overlaps)
+        labels = overlaps.labels(names, path)
+    notes = (f"{left_out} c{LEFT_OUT[1:]}",) if left_out else ()
+    source = Source(path, "dicom", files=(path,), notes=notes, series=series)
+    return Segmentation(labels.to_indices(array), series.geometry, labels, source)
+
+
+def fill_regions(path: Path, wanted: Mapping[int, int], sheets: Sheets, array: NDArray[Any], way: Layers) -> int:
+    """Fill contours on sheets.
+
+    Args:
+        path: a structure set.
+        wanted: what regions are called in `array`, by their numbers.
+        sheets: the slices.
+        array: (columns, rows, sheets), drawn on.
+        way: how.
+
+    Returns:
+        How many contours are of no use: beyond the sheets, or neither closed nor points.
+
+    Raises:
+        ReadError: the file cannot be read.
+        DicomError: contours that are not parallel to the sheets, or none at all.
+    """
+    with _whole(path) as dataset:
+        _check_drawn(dataset, path)
+        return _fill(dataset, wanted, sheets, array, way)
+
+
+def contour_points(path: Path) -> NDArray[np.float64]:
+    """LPS millimetres (n, 3) of all points of a structure set.
+
+    Raises:
+        ReadError: the file cannot be read.
+        DicomError: it holds no contours.
+    """
+    with _whole(path) as dataset:
+        regions = _check_drawn(dataset, path)
+        return np.concatenate([points for region in regions for _, points in _contours(region)])
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Any]:
+    """The data set of a structure set that is whole; what goes wrong in its values is told of the file."""
     try:
         with quiet(), opened(path) as handle:
             dataset = pydicom.dcmread(handle, force=True)
-            return _read(dataset, path, series, wanted)
+            if text(dataset, "SOPClassUID") != RTSTRUCT_CLASS:
+                raise DicomError(f"{path} is no RT structure set.", "Give an RTSTRUCT object.")
+            _check_whole(dataset, path)
+            yield dataset
     except (DicomError, DataError):  # ReadError is a DataError
         raise
     except Exception as error:  # pydicom raises a dozen types for damaged files
@@ -67,29 +123,24 @@ def read_rtstruct(path: Path, series: Series, wanted: Sequence[str] | None = Non
         raise ReadError(f"{path} cannot be read: {reason}.", "Export it again.") from error
 
 
-def _read(dataset: Any, path: Path, series: Series, wanted: Sequence[str] | None) -> Segmentation:
-    assert series.geometry is not None  # noqa: S101  `read_rtstruct` looked
-    if text(dataset, "SOPClassUID") != RTSTRUCT_CLASS:
-        raise DicomError(f"{path} is no RT structure set.", "Give an RTSTRUCT object.")
-    _check_whole(dataset, path)
-    names = _regions(dataset, path, wanted)
-    _check_frame(dataset, path, series)
-    array = np.zeros(series.geometry.shape, dtype=np.uint16)
-    overlaps = Overlaps(free=max(names, default=0) + 1)
+def _check_drawn(dataset: Any, path: Path) -> tuple[Any, ...]:
+    """The contours by region; there must be some."""
+    regions = items(dataset, "ROIContourSequence")
+    if not any(True for region in regions for _ in _contours(region)):
+        raise DicomError(f"{path.name} holds no contours.", "Export it again, with its contours.")
+    return regions
+
+
+def _fill(dataset: Any, wanted: Mapping[int, int], sheets: Sheets, array: NDArray[Any], way: Layers) -> int:
     left_out = 0
     for region in items(dataset, "ROIContourSequence"):
         number = count(region, "ReferencedROINumber")
-        if number in names:
-            filled, strange = _filled(region, series)
+        if number in wanted:
+            filled, strange = _filled(region, sheets)
             left_out += strange
             for place, mask in filled.items():
-                overlaps.add(array[:, :, place], mask.T, number)
-    notes = (
-        (f"{left_out} contours were left out: beyond the images, or neither closed nor points.",) if left_out else ()
-    )
-    labels = overlaps.labels(names, path)
-    source = Source(path, "dicom", files=(path,), notes=notes, series=series)
-    return Segmentation(labels.to_indices(array), series.geometry, labels, source)
+                way.add(array[:, :, place], mask.T, wanted[number])
+    return left_out
 
 
 def _check_whole(dataset: Any, path: Path) -> None:
@@ -133,23 +184,24 @@ def _check_frame(dataset: Any, path: Path, series: Series) -> None:
         )
 
 
-def _filled(region: Any, series: Series) -> tuple[dict[int, NDArray[np.bool_]], int]:
-    """Pixels (rows, columns) of a region by slice, and how many contours are of no use."""
-    first = series.slices[0]
-    assert first.plane is not None  # noqa: S101  a volume's slices have planes
+def _filled(region: Any, sheets: Sheets) -> tuple[dict[int, NDArray[np.bool_]], int]:
+    """Pixels (rows, columns) of a region by sheet, and how many contours are of no use."""
+    columns, rows = sheets.shape
     result: dict[int, NDArray[np.bool_]] = {}
+    heights: dict[int, float] = {}
     strange = 0
     for kind, points in _contours(region):
-        corners, place = _on_slice(points, first.plane, series)
-        if not 0 <= place < len(series.slices):
+        place = _place(points, sheets, heights)
+        if place is None:
             strange += 1
             continue
-        mask = result.setdefault(place, np.zeros((first.rows, first.columns), dtype=bool))
+        corners = _corners(points, sheets.planes[place])
+        mask = result.setdefault(place, np.zeros((rows, columns), dtype=bool))
         if kind in _CLOSED:
             mask ^= fill(corners, mask.shape)
         elif kind == "POINT":
             row, column = np.rint(corners[0]).astype(int)
-            if 0 <= row < first.rows and 0 <= column < first.columns:
+            if 0 <= row < rows and 0 <= column < columns:
                 mask[row, column] = True
         else:
             strange += 1
@@ -163,22 +215,38 @@ def _contours(region: Any) -> Iterator[tuple[str, NDArray[np.float64]]]:
             yield text(contour, "ContourGeometricType"), np.asarray(values).reshape(-1, 3)
 
 
-def _on_slice(points: NDArray[np.float64], plane: Plane, series: Series) -> tuple[NDArray[np.float64], int]:
-    """Row and column of the points, and the slice they lie on.
+def _place(points: NDArray[np.float64], sheets: Sheets, heights: dict[int, float]) -> int | None:
+    """The sheet that the points lie on.
+
+    Args:
+        points: of a contour.
+        sheets: the slices.
+        heights: those of the contours of the region so far, by sheet.
 
     Raises:
-        DicomError: they lie on no plane that is parallel to the slices.
+        DicomError: they lie on no plane that is parallel to the sheets, or beside another contour of that sheet.
     """
-    assert series.geometry is not None  # noqa: S101
-    offset = points - plane.position
-    along = offset @ plane.normal
+    along = sheets.height(points)
     if np.ptp(along) > _TILTED_MM:
         raise DicomError(
-            f"A contour runs through {np.ptp(along):.3g} mm across the slices of the series {series.title}.",
+            f"A contour runs through {np.ptp(along):.3g} mm across the slices of {sheets.title}.",
             "Give the series that the structures were drawn on.",
         )
-    corners = np.stack([offset @ plane.column / plane.spacing[0], offset @ plane.row / plane.spacing[1]], axis=1)
-    return corners, round(float(along.mean()) / series.geometry.spacing[2])
+    height = float(along.mean())
+    place = sheets.nearest(height)
+    if place is not None and abs(heights.setdefault(place, height) - height) > _TILTED_MM:
+        raise DicomError(
+            f"Contours of one structure lie {abs(heights[place] - height):.3g} mm apart on one slice of "
+            f"{sheets.title}: they were drawn on thinner slices.",
+            "Give the series that the structures were drawn on.",
+        )
+    return place
+
+
+def _corners(points: NDArray[np.float64], plane: Plane) -> NDArray[np.float64]:
+    """Row and column of LPS points on a plane."""
+    offset = points - plane.position
+    return np.stack([offset @ plane.column / plane.spacing[0], offset @ plane.row / plane.spacing[1]], axis=1)
 
 
 def fill(corners: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.bool_]:

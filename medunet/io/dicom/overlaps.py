@@ -1,16 +1,28 @@
-"""Structures that may overlap, in one mask: voxels of several get a value of their own, as nested labels do."""
+"""Structures that may overlap, in one mask: `Overlaps` gives the voxels of several a value of their own, as nested
+labels do; `Ranked` gives them to one of the labels of a config.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medunet.errors import DataError
-from medunet.labels import BACKGROUND, LabelMap, clashes
+from medunet.labels import BACKGROUND, IGNORE, LabelMap, clashes
+
+
+class Layers(Protocol):
+    """A way to draw structures over each other."""
+
+    def add(self, array: NDArray[Any], where: NDArray[np.bool_], structure: int) -> None:
+        """Let voxels of `array` belong to a structure too."""
 
 
 @dataclass
@@ -62,6 +74,57 @@ class Overlaps:
                 "Take one of them, or export them as objects of their own.",
             )
         return LabelMap.from_mapping(mapping)
+
+
+@dataclass
+class Ranked:
+    """Voxels of several labels get the one of the highest rank: an inner label before those around it, `ignore` before
+    all, else the later in the config. Whatever order they are drawn in, the result is the same.
+
+    Attributes:
+        labels: of the config.
+        contested: voxels that two labels claimed although neither lies inside of the other, by their ranks: the lower,
+            then the higher, which got them.
+    """
+
+    labels: LabelMap
+    contested: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    @cached_property
+    def indices(self) -> tuple[int, ...]:
+        """Internal index of a label by rank; rank 0 is the background."""
+        inner_last = [index for level in self.labels.levels for index in level]
+        unknown = self.labels.ignore_index
+        return (0, *inner_last, *(() if unknown is None else (unknown,)))
+
+    def rank(self, name: str) -> int:
+        """That of a label, `ignore` included."""
+        names = self.labels.names
+        return len(names) if name == IGNORE else self.indices.index(names.index(name))
+
+    def name(self, rank: int) -> str:
+        """Inverse of `rank`."""
+        return self.labels.names[self.indices[rank]] if rank < len(self.labels) else IGNORE
+
+    def add(self, array: NDArray[Any], where: NDArray[np.bool_], structure: int) -> None:
+        """Let voxels of `array`, of ranks, belong to the label of a rank too."""
+        before = array[where]
+        for other, voxels in enumerate(np.bincount(before).tolist()):
+            if voxels and other not in (0, structure) and not self._share(*sorted((other, structure))):
+                self.contested[min(other, structure), max(other, structure)] += voxels
+        array[where] = np.maximum(before, structure)
+
+    def _share(self, low: int, high: int) -> bool:
+        """Whether a voxel may belong to both: one lies inside of the other, or it is unknown."""
+        if high >= len(self.labels):
+            return True
+        one, other = self.indices[low], self.indices[high]
+        return bool(self.labels.membership[one, other] or self.labels.membership[other, one])
+
+    def to_indices(self, ranks: NDArray[Any]) -> NDArray[np.generic]:
+        """Internal indices of an array of ranks."""
+        result: NDArray[np.generic] = np.asarray(self.indices, self.labels.index_dtype)[ranks]
+        return result
 
 
 def unlike(names: Mapping[int, str]) -> dict[int, str]:

@@ -47,12 +47,14 @@ _FASTER = dict.fromkeys((JPEGLSLossless, JPEGLSNearLossless), "pyjpegls")
 _CODECS = "Install the decoders: pip install 'medunet[codecs]'."
 
 
-def read_dicom(path: Path, selection: Selection = ANY) -> Volume:
+def read_dicom(path: Path, selection: Selection = ANY, referred: Sequence[str] = ()) -> Volume:
     """Read the one volume of a DICOM file or folder.
 
     Args:
         path: a folder at any depth, or one (multi-frame) file.
         selection: which volume is meant.
+        referred: Series Instance UIDs that a label refers to. One of them that is here is meant, unless `selection`
+            names another.
 
     Returns:
         Volume (1, columns, rows, slices), slices along row x column. `source.notes` tells what was left out.
@@ -64,6 +66,9 @@ def read_dicom(path: Path, selection: Selection = ANY) -> Volume:
     export = scan(path)
     if not export.series:
         raise DicomError(f"There is no DICOM image in {path}.", " ".join(export.ignored[:5]))
+    here = {series.uid for series in export.series}.intersection(referred)
+    if selection.series is None and len(here) == 1:
+        selection = replace(selection, series=here.pop())
     volume = read_chosen(export.series, selection)
     return replace(volume, source=replace(volume.source, path=path, notes=volume.source.notes + export.ignored))
 

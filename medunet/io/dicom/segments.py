@@ -7,6 +7,8 @@ and the spacing that is stated. Segments may overlap: voxels of several get a va
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,95 @@ def is_seg(path: Path) -> bool:
     return is_dicom(path) and sop_class_of(path) in SEG_CLASSES
 
 
+@dataclass(frozen=True)
+class Frames:
+    """The frames of a segmentation, not decoded yet.
+
+    Attributes:
+        path: file.
+        dataset: its header.
+        planes: where each frame lies.
+    """
+
+    path: Path
+    dataset: Any
+    planes: tuple[Plane, ...]
+
+    @property
+    def names(self) -> dict[int, str]:
+        """By segment number, without the background of a label map."""
+        described = {
+            count(item, "SegmentNumber"): printable(item, "SegmentLabel")
+            for item in items(self.dataset, "SegmentSequence")
+        }
+        described.pop(0, None)
+        return described
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows."""
+        return count(self.dataset, "Columns"), count(self.dataset, "Rows")
+
+    @property
+    def spacing(self) -> float | None:
+        """Millimetres between its slices as they are stated: empty ones are left out, so positions do not tell."""
+        return _measure(self._shared, "SpacingBetweenSlices") or _measure(self._shared, "SliceThickness")
+
+    def grid(self) -> tuple[Geometry, list[int]]:
+        """The grid of all planes, and which of its slices each is.
+
+        Raises:
+            DicomError: they lie on no regular grid.
+        """
+        return _grid(self.planes, self.dataset, self._shared)
+
+    def masks(self) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
+        """Number of the frame, number of the segment, and which pixels (columns, rows) belong to it.
+
+        Raises:
+            ReadError: a frame cannot be decoded.
+            DicomError: a frame names a segment that is not described.
+        """
+        labelmap, names = text(self.dataset, "SegmentationType") == "LABELMAP", self.names
+        groups = items(self.dataset, "PerFrameFunctionalGroupsSequence")
+        for place, (own, pixels) in enumerate(zip(groups, _frames(self.path, self.dataset), strict=True)):
+            found = np.unique(pixels).tolist() if labelmap else [_segment(own, self._shared)]
+            for segment in (each for each in found if each or not labelmap):
+                if segment not in names:
+                    raise DicomError(f"{self.path.name} holds pixels of segment {segment}, which it does not describe.")
+                yield place, segment, np.equal(pixels.T, segment) if labelmap else pixels.T > 0
+
+    @property
+    def _shared(self) -> Any:
+        return (items(self.dataset, "SharedFunctionalGroupsSequence") or (None,))[0]
+
+
+@contextmanager
+def frames_of(path: Path) -> Iterator[Frames]:
+    """The frames of a DICOM SEG; what goes wrong while they are used is told of the file.
+
+    Raises:
+        ReadError: the file cannot be read.
+        DicomError: it is no segmentation.
+    """
+    if not is_seg(path):
+        raise DicomError(f"{path} is no DICOM segmentation.", "Give a SEG object.")
+    try:
+        dataset = checked_header(path, _TAGS)
+        groups = items(dataset, "PerFrameFunctionalGroupsSequence")
+        shared = (items(dataset, "SharedFunctionalGroupsSequence") or (None,))[0]
+        frames = count(dataset, "NumberOfFrames", 1)
+        if len(groups) != frames:
+            raise ReadError(f"it states {frames} frames and describes {len(groups)}")
+        if not groups:
+            raise ReadError("it holds no frames")
+        yield Frames(path, dataset, tuple(_plane(own, shared) for own in groups))
+    except ReadError as error:
+        raise ReadError(f"{path} cannot be read: {error.message}.", error.hint or "Export it again.") from error
+    except ValueError as error:
+        raise ReadError(f"{path} cannot be read: {error}.", "Export it again.") from error
+
+
 def read_seg(path: Path) -> Segmentation:
     """Read a DICOM SEG as a mask on its own grid: the planes of its frames, and those between them.
 
@@ -50,38 +141,15 @@ def read_seg(path: Path) -> Segmentation:
         DicomError: frames that lie on no regular grid, or that name no segment.
         DataError: segments that overlap without one lying inside of the other.
     """
-    if not is_seg(path):
-        raise DicomError(f"{path} is no DICOM segmentation.", "Give a SEG object.")
-    try:
-        return _read(checked_header(path, _TAGS), path)
-    except ReadError as error:
-        raise ReadError(f"{path} cannot be read: {error.message}.", error.hint or "Export it again.") from error
-    except ValueError as error:
-        raise ReadError(f"{path} cannot be read: {error}.", "Export it again.") from error
-
-
-def _read(dataset: Any, path: Path) -> Segmentation:
-    groups = items(dataset, "PerFrameFunctionalGroupsSequence")
-    shared = (items(dataset, "SharedFunctionalGroupsSequence") or (None,))[0]
-    frames = count(dataset, "NumberOfFrames", 1)
-    if len(groups) != frames:
-        raise ReadError(f"it states {frames} frames and describes {len(groups)}")
-    planes = [_plane(own, shared) for own in groups]
-    geometry, places = _grid(planes, dataset, shared)
-    array = np.zeros(geometry.shape, dtype=np.uint16)
-    names = unlike(_names(dataset))
-    values = Overlaps(free=max(names, default=0) + 1)
-    labelmap = text(dataset, "SegmentationType") == "LABELMAP"
-    for own, place, pixels in zip(groups, places, _frames(path, dataset), strict=True):
-        plane = pixels.T
-        numbers = [segment for segment in np.unique(plane).tolist() if segment] if labelmap else [_segment(own, shared)]
-        for segment in numbers:
-            if segment not in names:
-                raise DicomError(f"{path.name} holds pixels of segment {segment}, which it does not describe.")
-            values.add(array[:, :, place], plane == segment if labelmap else plane > 0, segment)
-    source = Source(path, "dicom", files=(path,))
-    labels = values.labels(names, path)
-    return Segmentation(labels.to_indices(array), geometry, labels, source)
+    with frames_of(path) as frames:
+        geometry, places = frames.grid()
+        array = np.zeros(geometry.shape, dtype=np.uint16)
+        names = unlike(frames.names)
+        values = Overlaps(free=max(names, default=0) + 1)
+        for frame, segment, where in frames.masks():
+            values.add(array[:, :, places[frame]], where, segment)
+        labels = values.labels(names, path)
+    return Segmentation(labels.to_indices(array), geometry, labels, Source(path, "dicom", files=(path,)))
 
 
 def _plane(own: Any, shared: Any) -> Plane:
@@ -130,15 +198,6 @@ def _segment(own: Any, shared: Any) -> int:
     if found is None:
         raise ReadError("a frame does not say which segment it is of")
     return count(found, "ReferencedSegmentNumber")
-
-
-def _names(dataset: Any) -> dict[int, str]:
-    """By segment number, without the background of a label map."""
-    described = {
-        count(item, "SegmentNumber"): printable(item, "SegmentLabel") for item in items(dataset, "SegmentSequence")
-    }
-    described.pop(0, None)
-    return described
 
 
 def _frames(path: Path, dataset: Any) -> Iterator[NDArray[Any]]:

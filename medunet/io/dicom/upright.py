@@ -63,6 +63,24 @@ class Upright:
         result[holes] = np.nanmin(result)
         return result
 
+    def labels_of(self, drawn: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Labels of the slices on the grid: each label's share is interpolated by itself, and the largest wins.
+
+        Args:
+            drawn: labels (columns, rows, slices), in the order of `heights`.
+
+        Returns:
+            Labels (columns, rows, slices) of the grid; 0 where nothing was imaged.
+        """
+        best = np.zeros(self.geometry.shape[::-1], dtype=np.float32)
+        result = np.zeros(best.shape, dtype=drawn.dtype)
+        for label in np.unique(drawn):
+            share = self.values((plane == label).T for plane in np.moveaxis(drawn, 2, 0))
+            wins = share > best
+            result[wins], best[wins] = label, share[wins]
+        labels: NDArray[np.generic] = result.transpose(2, 1, 0)
+        return labels
+
     def _share(self, number: int, k: int) -> float:
         """Weight of slice `number` against the one below at height `k`."""
         if number == 0:

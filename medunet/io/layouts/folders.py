@@ -2,7 +2,7 @@
 
 `images/case.png` belongs to `masks/case.png`, `case_mask.png`, `case_seg.png` or `case_label.png`, with any
 image ending; several channels are `case_0000.nii.gz`, `case_0001.nii.gz`. A folder among the images is a
-DICOM series.
+DICOM series, and a DICOM segmentation or structure set among the masks, `case.dcm` or a folder `case`, is one too.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from medunet.errors import Problem
 from medunet.io.case import Case, Listing
 from medunet.io.files import image_ending, stem
 from medunet.io.layouts.nnunet import CHANNEL_SUFFIX
+from medunet.io.read import reads_as_dicom
 
 IMAGE_FOLDERS = ("imagesTr", "images")
 LABEL_FOLDERS = ("labelsTr", "labels", "masks")
-LABEL_SUFFIXES = ("", "_mask", "_seg", "_label")
+LABEL_SUFFIXES = ("", "_mask", "_seg", "_label", "_rtstruct")
+_DICOM_ENDINGS = (".dcm", ".zip")
 
 
 def find_pair(root: Path) -> tuple[Path | None, Path | None]:
@@ -37,7 +39,7 @@ def read_folders(root: Path) -> Listing:
         return listing
     masks: dict[str, Path] = {}
     for path in _visible(listing, labels):
-        other = masks.setdefault(stem(path), path)
+        other = masks.setdefault(_name(path), path)
         if other is not path:
             listing.problems.append(Problem(str(path), "", f"the mask {other.name} has the same name."))
     used = _pair_up(listing, _visible(listing, images), masks)
@@ -54,7 +56,7 @@ def _pair_up(listing: Listing, images: list[Path], masks: dict[str, Path]) -> se
     used: set[str] = set()
     channels: dict[str, list[Path]] = {}
     for path in images:
-        name = path.name if path.is_dir() else stem(path)
+        name = _name(path)
         mask = next((name + suffix for suffix in LABEL_SUFFIXES if name + suffix in masks), None)
         match = CHANNEL_SUFFIX.fullmatch(name)
         if mask is None and match is not None and match["case"] in masks:
@@ -69,10 +71,16 @@ def _pair_up(listing: Listing, images: list[Path], masks: dict[str, Path]) -> se
     return used
 
 
+def _name(path: Path) -> str:
+    """Without the ending; folders and DICOM files may have dots in their names."""
+    plain = path.is_dir() or not (image_ending(path) or path.suffix.lower() in _DICOM_ENDINGS)
+    return path.name if plain else stem(path)
+
+
 def _visible(listing: Listing, folder: Path) -> list[Path]:
-    """Images and series folders, sorted; hidden files are skipped, others are mentioned in a note."""
+    """Images, DICOM files and folders, sorted; hidden files are skipped, others are mentioned in a note."""
     paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    good = [path for path in paths if path.is_dir() or image_ending(path)]
+    good = [path for path in paths if path.is_dir() or image_ending(path) or reads_as_dicom(path)]
     if len(good) < len(paths):
         other = next(path.name for path in paths if path not in good)
         listing.notes.append(f"{len(paths) - len(good)} files in {folder.name} are no images, for example {other}.")

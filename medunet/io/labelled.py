@@ -1,0 +1,164 @@
+"""One door to labelled cases: the image of a case, and its mask in the values of the config, whatever it was drawn in.
+
+A mask file is read as it is written. The structures of a DICOM segmentation or structure set are matched to the labels
+by their names and drawn on the grid of the image.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medunet.errors import DataError, DicomError
+from medunet.geometry import Geometry
+from medunet.io.case import Case
+from medunet.io.files import read_mask
+from medunet.io.naming import match
+from medunet.io.read import read_volume, reads_as_dicom
+from medunet.io.volume import Volume
+from medunet.labels import IGNORE, LabelMap
+
+if TYPE_CHECKING:
+    from medunet.io.dicom.objects import LabelObject
+    from medunet.io.dicom.placing import Target
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """What was noticed while structures became labels.
+
+    Attributes:
+        unnamed: structures that no label has the name of; they count as background.
+        contested: voxels that two labels claimed, by their names; the second got them.
+        notes: sentences.
+    """
+
+    unnamed: tuple[str, ...] = ()
+    contested: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A mask as the labels of a config mean it.
+
+    Attributes:
+        values: (*spatial) integers as in mask files.
+        geometry: their grid.
+        remarks: what was noticed.
+    """
+
+    values: NDArray[np.generic]
+    geometry: Geometry
+    remarks: Remarks = field(default_factory=Remarks)
+
+
+def read_case_image(case: Case, *, channels: int | None = None) -> Volume:
+    """The image of a case; where its folder holds several series, the one that the label refers to.
+
+    Raises:
+        DataError: as `read_volume`.
+    """
+    return read_volume(case.images, channels=channels, referred=_referred(case.label))
+
+
+def _referred(label: Path | None) -> tuple[str, ...]:
+    if label is None or not reads_as_dicom(label):
+        return ()
+    from medunet.io.dicom.objects import label_object
+
+    try:
+        return label_object(label).series
+    except DataError:
+        return ()  # told when the label is read
+
+
+def read_case_label(label: Path, volume: Volume, labels: LabelMap) -> Truth:
+    """The mask of a case.
+
+    Args:
+        label: a mask file, a DICOM segmentation or structure set of any name, or a folder that holds one.
+        volume: the image.
+        labels: names and values of the config.
+
+    Returns:
+        Of a mask file, the values and the grid as written; of DICOM, those of the labels on the grid of the image. A
+        label that no structure has the name of is absent.
+
+    Raises:
+        ReadError: the label cannot be read.
+        DataError: no structure has the name of a label; values that are no labels' are not looked at.
+        DicomError: it belongs to other images, or lies on no grid.
+    """
+    if not reads_as_dicom(label):
+        return Truth(*read_mask(label))
+    from medunet.io.dicom.objects import label_object
+    from medunet.io.dicom.placing import Target
+
+    found, series = label_object(label), volume.source.series
+    if volume.geometry.rank != 3:
+        raise DicomError(f"{found.path.name} belongs to a volume, and the image is a picture.")
+    target = Target(volume.geometry, "the image" if series is None else f"the series {series.title}", series)
+    return draw_object(found, target, labels)
+
+
+def draw_object(found: LabelObject, target: Target, labels: LabelMap, *, exact: bool = False) -> Truth:
+    """Draw the structures of a DICOM object as labels.
+
+    Args:
+        found: the object.
+        target: the grid that they are drawn on.
+        labels: names and values.
+        exact: refuse to resample.
+
+    Raises:
+        DataError: as `read_case_label`.
+        GeometryError: it would have to be resampled.
+    """
+    from medunet.io.dicom.overlaps import Ranked
+    from medunet.io.dicom.placing import place_contours, place_segments
+
+    referred = False
+    if target.series is not None:
+        images = target.series.slices[0].identity
+        found.check(images, target.title)
+        referred = images.series_uid in found.series
+    matched = match([*labels.names, *([IGNORE] if labels.ignore else [])], found.names, found.path.name)
+    way = Ranked(labels)
+    wanted = {number: way.rank(name) for number, name in matched.label.items()}
+    if found.contours:
+        ranks, notes = place_contours(found.path, wanted, target, way)
+    else:
+        ranks, notes = place_segments(found.path, wanted, target, way, referred=referred, exact=exact)
+    contested = {(way.name(low), way.name(high)): voxels for (low, high), voxels in way.contested.items()}
+    values = labels.to_values(way.to_indices(ranks))
+    return Truth(values, target.geometry, Remarks(matched.unnamed, contested, notes))
+
+
+def sum_up(remarks: Iterable[Remarks]) -> list[str]:
+    """What was noticed in all cases, as sentences: one of each kind, not one per case."""
+    several = list(remarks)
+    unnamed = Counter(name for one in several for name in one.unnamed)
+    sentences = []
+    if unnamed:
+        names = ", ".join(f"{name} ({count})" for name, count in sorted(unnamed.items()))
+        sentences.append(f"Structures that no label has the name of count as background (number of cases): {names}.")
+    for pair in dict.fromkeys(pair for one in several for pair in one.contested):
+        voxels = [one.contested[pair] for one in several if pair in one.contested]
+        sentences.append(
+            f"{pair[0]} and {pair[1]} overlap in {sum(voxels)} voxels of {_cases(len(voxels))}; "
+            f"{pair[1]}, the later label, got them."
+        )
+    for note, count in Counter(note for one in several for note in one.notes).items():
+        sentences.append(f"{note[:-1]} ({_cases(count)}).")
+    return sentences
+
+
+def _cases(count: int) -> str:
+    return f"{count} case{'s' if count != 1 else ''}"
