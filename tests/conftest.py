@@ -177,7 +177,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 @pytest.fixture(scope="session")
 def write_study() -> Callable[..., Path]:
-    """`write_study(folder, seed)` exports the image of `blob_case(seed)` as CT, patient, axes and all as `seed` says."""
+    """`write_study(folder, seed)` exports the image of `blob_case(seed)` as CT of the patient `seed`."""
     from medunet.demo.dicom_export import write_ct_export
     from medunet.geometry import Geometry
 
@@ -191,7 +191,7 @@ def write_study() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def draw_segments() -> Callable[..., Path]:
-    """`draw_segments(images, path, {"liver": mask})` writes a SEG with highdicom, which this package does not read with.
+    """`draw_segments(images, path, {"liver": mask})` writes a SEG with highdicom.
 
     Masks are (columns, rows, slices) from the lowest slice up; frames without a voxel are left out.
     """

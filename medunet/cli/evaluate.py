@@ -33,7 +33,7 @@ def evaluate(
         typer.Option(
             "--references",
             "-r",
-            help="Folder of reference masks, or one mask. Files match by name, with or without _seg.",
+            help="Folder of reference masks, or one mask. Files match by name, with or without _seg (_rtstruct).",
             show_default=False,
         ),
     ],

@@ -27,7 +27,8 @@ class DataConfig(Section):
     root: str = ""
     """Data set: folder or CSV file, seen from this file; `--data` sets it. `${VAR}`, `${VAR:-other}`, `~` work."""
     format: Literal["auto", "decathlon", "nnunet", "csv", "folders", "dicom"] = "auto"
-    """Layout of the data set; `auto` looks for dataset.json, imagesTr, *.csv, images/ + labels/."""
+    """Layout of the data set; `auto` looks for dataset.json, imagesTr, *.csv, images/ + labels/, and folders of DICOM
+    studies, each with a segmentation or structure set."""
     modality: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("CT",)
     """One name per image channel, for example [CT] or [T1, T2, FLAIR]."""
     fold: Annotated[int, Field(ge=0)] = 0

@@ -80,7 +80,7 @@ def test_the_format_changes_no_score(draw: Write, ours: str, theirs: str) -> Non
 
 
 def test_dicom_without_labels_is_refused(draw: Write) -> None:
-    with pytest.raises(UsageError, match="no labels are given. Name them: --labels"):
+    with pytest.raises(UsageError, match=r"no labels are given\. Name them: --labels"):
         evaluate(draw("seg", "p", GUESS), draw("nifti", "r", TRUTH))
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from medunet.errors import DataError, DicomError, MedunetError, ReadError
+from medunet.geometry import Geometry
 from medunet.io.case import Case
 from medunet.io.labelled import Remarks, read_case_image, read_case_label, sum_up
 from medunet.io.read import read_volume
@@ -297,8 +298,6 @@ def test_images_and_pictures_are_no_labels_of_volumes(
 ) -> None:
     with pytest.raises(DicomError, match="is none"):
         read_case_label(next(images.iterdir()), volume, LABELS)
-    from medunet.geometry import Geometry
-
     picture = Volume(np.zeros((1, 4, 4), np.uint8), Geometry.plain((4, 4)))
     with pytest.raises(DicomError, match="the image is a picture"):
         read_case_label(draw(tmp_path / "a.dcm", {"organ": ORGAN}), picture, LABELS)

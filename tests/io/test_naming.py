@@ -68,5 +68,5 @@ def test_a_structure_called_background_is_no_label_and_not_told() -> None:
 
 
 def test_a_structure_that_could_be_two_labels_is_refused() -> None:
-    with pytest.raises(DataError, match='"LIVER" of a.dcm may be the label Liver or liver'):
+    with pytest.raises(DataError, match=r'"LIVER" of a\.dcm may be the label Liver or liver'):
         match(["Liver", "liver"], {1: "LIVER"}, "a.dcm")

@@ -20,10 +20,12 @@ Write = Callable[..., Path]
 LABELS = LabelMap.from_mapping({"background": 0, "organ": 4, "core": 205})
 
 
-@pytest.fixture
-def export(write_study: Write, draw_segments: Write, draw_contours: Write, blob: Any, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def drawn(
+    write_study: Write, draw_segments: Write, draw_contours: Write, blob: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Patients 1 and 2 with a study each, patient 3 with two; one of the labels is a structure set."""
-    root = tmp_path / "export"
+    root = tmp_path_factory.mktemp("studies") / "export"
     for place, seed in (("P1", 1), ("P2/ST0", 2), ("P3/ST0", 3), ("P3/ST1", 4)):
         study = write_study(root / place, seed)
         _, mask = blob(seed)
@@ -37,6 +39,12 @@ def export(write_study: Write, draw_segments: Write, draw_contours: Write, blob:
     (root / "notes").mkdir()
     (root / "readme.txt").write_text("hello")
     return root
+
+
+@pytest.fixture
+def export(drawn: Path, tmp_path: Path) -> Path:
+    """The same, to be changed."""
+    return Path(shutil.copytree(drawn, tmp_path / "export"))
 
 
 def test_studies_are_cases_and_patients_groups(export: Path) -> None:
