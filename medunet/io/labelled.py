@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from medunet.io.dicom.placing import Target
 
 
+_SHOWN = 20
+
+
 @dataclass(frozen=True)
 class Remarks:
     """What was noticed while structures became labels.
@@ -147,7 +150,8 @@ def sum_up(remarks: Iterable[Remarks]) -> list[str]:
     unnamed = Counter(name for one in several for name in one.unnamed)
     sentences = []
     if unnamed:
-        names = ", ".join(f"{name} ({count})" for name, count in sorted(unnamed.items()))
+        names = ", ".join(f"{name} ({count})" for name, count in sorted(unnamed.items())[:_SHOWN])
+        names += f", ... ({len(unnamed)} in all)" if len(unnamed) > _SHOWN else ""
         sentences.append(f"Structures that no label has the name of count as background (number of cases): {names}.")
     for pair in dict.fromkeys(pair for one in several for pair in one.contested):
         voxels = [one.contested[pair] for one in several if pair in one.contested]

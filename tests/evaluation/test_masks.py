@@ -120,6 +120,17 @@ def test_objects_of_different_scans_are_not_compared(draw: Write, changes: dict[
     assert reason in result.problems[0].message
 
 
+def test_objects_that_lie_far_apart_are_not_put_on_one_grid(draw: Write) -> None:
+    reference = draw("seg", "r", TRUTH)
+    dataset = pydicom.dcmread(reference / "a_seg.dcm")
+    for own in dataset.PerFrameFunctionalGroupsSequence:
+        own.PlanePositionSequence[0].ImagePositionPatient[0] += 960_000
+        own.PlanePositionSequence[0].ImagePositionPatient[1] += 960_000
+    dataset.save_as(reference / "a_seg.dcm")
+    result = evaluate(draw("seg", "p", GUESS), reference, labels=LABELS)
+    assert "lie too far apart to belong to one image" in result.problems[0].message
+
+
 def test_labels_of_other_names_are_told_with_both(draw: Write) -> None:
     result = evaluate(draw("seg", "p", GUESS), draw("nifti", "r", TRUTH), labels={"spleen": 4})
     assert "its structures are organ, core, the labels are spleen" in result.problems[0].message

@@ -138,6 +138,21 @@ def test_a_segmentation_on_thicker_slices_is_not_left_with_gaps(
     assert truth.values[8, 10, 2:9].tolist() == [4] * 7
 
 
+def test_thick_slices_that_overlap_are_put_in_their_places(
+    images: Path, volume: Volume, draw_segments: Write, tmp_path: Path
+) -> None:
+    path = draw_segments(images, tmp_path / "a.dcm", {"organ": ORGAN})
+    dataset = pydicom.dcmread(path)
+    measures = dataset.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    measures.SliceThickness = 5
+    if "SpacingBetweenSlices" in measures:
+        del measures.SpacingBetweenSlices
+    dataset.save_as(path)
+    truth = read_case_label(path, Volume(volume.array, volume.geometry), LABELS)
+    assert np.array_equal(truth.values, 4 * ORGAN)
+    assert truth.remarks.notes == ()
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_nifti_image_of_any_axes_and_part_of_the_body_gets_the_voxels_where_they_lie(

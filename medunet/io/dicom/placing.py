@@ -94,9 +94,8 @@ def _resampled(
 ) -> tuple[NDArray[Any], tuple[str, ...]]:
     geometry, slices = frames.grid()
     drawn = np.zeros(geometry.shape, np.uint16)
-    for frame, segment, where in frames.masks():
-        if segment in wanted:
-            way.add(drawn[:, :, slices[frame]], where, wanted[segment])
+    for frame, segment, where in frames.masks(wanted):
+        way.add(drawn[:, :, slices[frame]], where, wanted[segment])
     array = labels_on_grid(drawn, geometry, target.geometry)
     if drawn.any() and not array.any():
         raise _beyond(frames)
@@ -139,9 +138,9 @@ class _Home:
             for first, sign, size in zip(self.first[:2], self.signs, where.shape, strict=True)
         ]
         ends = [low + size for low, size in zip(lows, where.shape, strict=True)]
-        rows, columns = (slice(max(low, 0), max(end, 0)) for low, end in zip(lows, ends, strict=True))
-        plane = turned[rows, columns, self.first[2]]
-        there = [side.start - low for side, low in zip((rows, columns), lows, strict=True)]
+        along, down = (slice(max(low, 0), max(end, 0)) for low, end in zip(lows, ends, strict=True))
+        plane = turned[along, down, self.first[2]]
+        there = [side.start - low for side, low in zip((along, down), lows, strict=True)]
         inside = where[there[0] : there[0] + plane.shape[0], there[1] : there[1] + plane.shape[1]]
         way.add(plane, inside, value)
         return bool(np.count_nonzero(inside) == np.count_nonzero(where))
@@ -154,9 +153,8 @@ def _draw(
     if not any(0 <= home.first[2] < array.shape[home.axes[2]] for home in homes):
         raise _beyond(frames)
     whole = True
-    for frame, segment, where in frames.masks():
-        if segment in wanted:
-            whole = homes[frame].draw(array, where, wanted[segment], way) and whole
+    for frame, segment, where in frames.masks(wanted):
+        whole = homes[frame].draw(array, where, wanted[segment], way) and whole
     return () if whole else (CUT_OFF,)
 
 

@@ -6,7 +6,7 @@ and the spacing that is stated. Segments may overlap: voxels of several get a va
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ SEG_CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.
 _TAGS = ("SegmentationType", "SegmentSequence", "MaximumFractionalValue")
 _HALF = 0.5
 _OFF_GRID = 0.05
+_SAME_PLACE_MM = 0.01
 _MOST_SLICES = 20_000
 
 
@@ -71,8 +72,19 @@ class Frames:
 
     @property
     def spacing(self) -> float | None:
-        """Millimetres between its slices as they are stated: empty ones are left out, so positions do not tell."""
-        return _measure(self._shared, "SpacingBetweenSlices") or _measure(self._shared, "SliceThickness")
+        """Millimetres between its slices at most; None if nothing tells.
+
+        Empty slices are left out, so it is what is stated unless frames lie closer. A thickness says little: slices
+        may overlap, and of a single one it says nothing.
+        """
+        along = np.asarray([plane.position for plane in self.planes]) @ self.planes[0].normal
+        gaps = np.diff(np.unique(np.round(along, 4)))
+        gaps = gaps[gaps > _SAME_PLACE_MM]
+        stated = _measure(self._shared, "SpacingBetweenSlices")
+        if not len(gaps):
+            return stated
+        stated = stated or _measure(self._shared, "SliceThickness")
+        return min(stated, float(gaps.min())) if stated else None
 
     def grid(self) -> tuple[Geometry, list[int]]:
         """The grid of all planes, and which of its slices each is.
@@ -82,8 +94,11 @@ class Frames:
         """
         return _grid(self.planes, self.dataset, self._shared)
 
-    def masks(self) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
+    def masks(self, wanted: Container[int] | None = None) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
         """Number of the frame, number of the segment, and which pixels (columns, rows) belong to it.
+
+        Args:
+            wanted: numbers of segments; frames of others are not decoded. None: all.
 
         Raises:
             ReadError: a frame cannot be decoded.
@@ -91,12 +106,15 @@ class Frames:
         """
         labelmap, names = text(self.dataset, "SegmentationType") == "LABELMAP", self.names
         groups = items(self.dataset, "PerFrameFunctionalGroupsSequence")
-        for place, (own, pixels) in enumerate(zip(groups, _frames(self.path, self.dataset), strict=True)):
-            found = np.unique(pixels).tolist() if labelmap else [_segment(own, self._shared)]
-            for segment in (each for each in found if each or not labelmap):
+        segments = [0 if labelmap else _segment(own, self._shared) for own in groups]
+        frames = [k for k, each in enumerate(segments) if wanted is None or labelmap or each in wanted]
+        for frame, pixels in zip(frames, _frames(self.path, self.dataset, frames), strict=True):
+            found = [segments[frame]] if not labelmap else [each for each in np.unique(pixels).tolist() if each]
+            for segment in found:
                 if segment not in names:
                     raise DicomError(f"{self.path.name} holds pixels of segment {segment}, which it does not describe.")
-                yield place, segment, np.equal(pixels.T, segment) if labelmap else pixels.T > 0
+                if wanted is None or segment in wanted:
+                    yield frame, segment, np.equal(pixels.T, segment) if labelmap else pixels.T > 0
 
     @property
     def _shared(self) -> Any:
@@ -169,7 +187,7 @@ def _grid(planes: Sequence[Plane], dataset: Any, shared: Any) -> tuple[Geometry,
     where = np.asarray([plane.position for plane in planes])
     along = (where - where[0]) @ first.normal
     gaps = np.diff(np.unique(np.round(along, 4)))
-    gaps = gaps[gaps > 0.01]
+    gaps = gaps[gaps > _SAME_PLACE_MM]
     step = _measure(shared, "SpacingBetweenSlices") or 0.0
     if len(gaps) and (not step or np.abs(gaps / step - np.rint(gaps / step)).max() > _OFF_GRID):
         step = float(gaps.min())
@@ -200,8 +218,8 @@ def _segment(own: Any, shared: Any) -> int:
     return count(found, "ReferencedSegmentNumber")
 
 
-def _frames(path: Path, dataset: Any) -> Iterator[NDArray[Any]]:
-    """(rows, columns) of every frame; of fractional ones, whether half of the pixel belongs to the segment."""
+def _frames(path: Path, dataset: Any, numbers: Sequence[int]) -> Iterator[NDArray[Any]]:
+    """(rows, columns) of some frames; of fractional ones, whether half of the pixel belongs to the segment."""
     least = 1.0
     if text(dataset, "SegmentationType") == "FRACTIONAL":
         least = _HALF * (number(dataset, "MaximumFractionalValue") or 255)
@@ -209,7 +227,7 @@ def _frames(path: Path, dataset: Any) -> Iterator[NDArray[Any]]:
     try:
         with quiet(), opened(path) as handle:
             whole = pydicom.dcmread(handle, force=True)
-            for frame in iter_pixels(whole, raw=True):
+            for frame in iter_pixels(whole, raw=True, indices=numbers) if numbers else ():
                 yield frame if labelmap else frame >= least
     except ReadError:
         raise

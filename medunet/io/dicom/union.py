@@ -37,9 +37,9 @@ def common_grid(objects: Sequence[LabelObject]) -> Geometry:
     points = [_corners(grid) for grid in grids]
     points += [contour_points(one.path) @ RAS_FROM_LPS[:3, :3] for one in objects if one.contours]
     inverse = np.linalg.inv(finest.affine)
-    where = np.rint(np.concatenate(points) @ inverse[:3, :3].T + inverse[:3, 3]).astype(np.int64)
+    where = np.rint(np.concatenate(points) @ inverse[:3, :3].T + inverse[:3, 3])
     low, high = where.min(axis=0), where.max(axis=0)
-    if np.prod((high - low + 1).astype(float)) > _LARGEST:
+    if np.prod(high - low + 1) > _LARGEST:
         raise DicomError("The objects lie too far apart to belong to one image.", "Compare those of the same scan.")
     return finest.cropped([int(value) for value in low], [int(value) for value in high - low + 1])
 
