@@ -253,7 +253,7 @@ def _path_problems(case: Case, require_labels: bool) -> list[Problem]:
             problems.append(Problem(case.id, "label", f"there is no mask for {case.images[0]}."))
     elif not case.label.exists():
         problems.append(Problem(case.id, "label", "there is no such file.", value=str(case.label)))
-    elif any(os.path.realpath(case.label) == os.path.realpath(path) for path in case.images):
+    elif case.label.is_file() and os.path.realpath(case.label) in map(os.path.realpath, case.images):
         problems.append(Problem(case.id, "label", "it is the image itself.", value=str(case.label)))
     if len(set(case.images)) < len(case.images):
         problems.append(Problem(case.id, "images", "one file is listed for two channels."))

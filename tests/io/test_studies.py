@@ -125,6 +125,8 @@ def test_plain_folders_and_tables_take_dicom_too(export: Path, tmp_path: Path) -
     shutil.copy(export / "P1/SER9/IM0", root / "labels" / "a_seg.dcm")
     shutil.copy(export / "P2/ST0/SER9/IM0", root / "labels" / "b.2" / "contours")
     shutil.copy(export / "P3/ST0/SER9/IM0", root / "labels" / "c")
+    for folder in ("images", "labels"):
+        (root / folder / "old.zip").write_bytes(b"")
     expected = {"a", "b.2", "c"}
     manifest = read_manifest(root, log_notes=False)
     assert manifest.format == "folders"
@@ -136,6 +138,12 @@ def test_plain_folders_and_tables_take_dicom_too(export: Path, tmp_path: Path) -
     (root / "cases.csv").write_text(table + "a,images/a,labels/a_seg.dcm\n")
     listed = read_manifest(root / "cases.csv", log_notes=False)
     assert {(case.id, case.label) for case in listed} == {(case.id, case.label) for case in manifest}
+
+
+def test_the_folder_of_a_study_is_image_and_label_in_one(export: Path, tmp_path: Path) -> None:
+    (tmp_path / "cases.csv").write_text(f"image,label\n{export / 'P1'},{export / 'P1'}\n")
+    (case,) = read_manifest(tmp_path / "cases.csv", log_notes=False)
+    assert check_cases([case], LABELS, channels=1)[0].voxels["core"] > 0
 
 
 def test_a_folder_that_holds_no_label_is_told(export: Path, tmp_path: Path) -> None:

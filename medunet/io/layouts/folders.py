@@ -18,7 +18,6 @@ from medunet.io.read import reads_as_dicom
 IMAGE_FOLDERS = ("imagesTr", "images")
 LABEL_FOLDERS = ("labelsTr", "labels", "masks")
 LABEL_SUFFIXES = ("", "_mask", "_seg", "_label", "_rtstruct")
-_DICOM_ENDINGS = (".dcm", ".zip")
 
 
 def find_pair(root: Path) -> tuple[Path | None, Path | None]:
@@ -73,14 +72,19 @@ def _pair_up(listing: Listing, images: list[Path], masks: dict[str, Path]) -> se
 
 def _name(path: Path) -> str:
     """Without the ending; folders and DICOM files may have dots in their names."""
-    plain = path.is_dir() or not (image_ending(path) or path.suffix.lower() in _DICOM_ENDINGS)
+    plain = path.is_dir() or not (image_ending(path) or path.suffix.lower() == ".dcm")
     return path.name if plain else stem(path)
+
+
+def _is_case(path: Path) -> bool:
+    """A folder, an image or a DICOM file; a zip lies there by chance."""
+    return path.is_dir() or bool(image_ending(path)) or (path.suffix.lower() != ".zip" and reads_as_dicom(path))
 
 
 def _visible(listing: Listing, folder: Path) -> list[Path]:
     """Images, DICOM files and folders, sorted; hidden files are skipped, others are mentioned in a note."""
     paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    good = [path for path in paths if path.is_dir() or image_ending(path) or reads_as_dicom(path)]
+    good = [path for path in paths if _is_case(path)]
     if len(good) < len(paths):
         other = next(path.name for path in paths if path not in good)
         listing.notes.append(f"{len(paths) - len(good)} files in {folder.name} are no images, for example {other}.")
