@@ -22,7 +22,14 @@ def mirror_axes(augment: AugmentConfig, dims: int) -> tuple[int, ...]:
     """Axes that training mirrors, and over which test-time augmentation may therefore average."""
     if augment.mirror_axes is not None:
         return augment.mirror_axes
+    if augment.preset == "photo":
+        return (0,)  # a photograph has a top
     return tuple(range(dims)) if augment.preset != "none" else ()
+
+
+def beyond_is_mirrored(augment: AugmentConfig) -> bool:
+    """Whether patches that reach beyond the image see it mirrored, not 0."""
+    return augment.outside == "mirror" or (augment.outside is None and augment.preset == "photo")
 
 
 def annotated_names(case_id: str, annotated: Mapping[str, Sequence[str]]) -> frozenset[str] | None:

@@ -81,6 +81,25 @@ def _spacing(config: Config) -> Iterator[Finding]:
         )
 
 
+def _size(config: Config) -> Iterator[Finding]:
+    preprocess = config.preprocess
+    if preprocess.size is None:
+        return
+    if preprocess.spacing is not None:
+        yield Finding(
+            (("preprocess", "size"), _SPACING),
+            "cannot stand beside preprocess.spacing: both say how large the network's grid is.",
+            in_brackets(preprocess.size),
+            "Remove one of them.",
+        )
+    if len(preprocess.size) != 2 or config.network.dims != 2:
+        yield Finding(
+            (("preprocess", "size"), _DIMS),
+            "is the width and height of pictures or slices: two numbers, for a network with dims: 2.",
+            in_brackets(preprocess.size),
+        )
+
+
 def _intensity(config: Config) -> Iterator[Finding]:
     entries, modality = config.preprocess.intensity, config.data.modality
     if len(entries) not in (1, len(modality)):
@@ -137,6 +156,7 @@ _RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     *LABEL_RULES,
     _orientation,
     _spacing,
+    _size,
     _intensity,
     *NETWORK_RULES,
     _augment,

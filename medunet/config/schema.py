@@ -100,6 +100,9 @@ class PreprocessConfig(Section):
     """Axis directions after reading: one letter per axis."""
     spacing: tuple[PositiveFloat, ...] | None = None
     """Voxel size in mm that the network sees; null keeps the size of each image."""
+    size: tuple[Positive, ...] | None = None
+    """Pixels (width, height) that every picture is brought to, whatever its proportions; of volumes, whose slices are
+    brought to it, the third axis stays as it is. Masks come back in the size of the image. Null: by `spacing`."""
     intensity: Annotated[
         tuple[Intensity, ...],
         BeforeValidator(as_tuple, json_schema_input_type=Intensity | tuple[Intensity, ...]),
@@ -109,16 +112,30 @@ class PreprocessConfig(Section):
     crop: CropConfig | None = None
     """Foreground crop; null uses the whole image."""
     interpolation: Literal["cubic", "linear"] = "cubic"
-    """Interpolation of the image when spacing is changed; masks go label by label, linearly."""
+    """Interpolation of the image when spacing is changed; masks go label by label, linearly. With `size`, sides that
+    shrink are averaged over the pixels that become one."""
+
+
+class ElasticConfig(Section):
+    """Displacements drawn at the points of a coarse grid, with cubic splines between them (Ronneberger 2015)."""
+
+    probability: Fraction = 0.5
+    """Share of patches that are deformed."""
+    points: Annotated[int, Field(ge=2, le=64)] = 3
+    """Points along each axis of the patch (the paper: 3)."""
+    sigma: PositiveFloat = 10.0
+    """Standard deviation of the displacement of each point, in voxels (the paper: 10)."""
 
 
 class AugmentConfig(Section):
     """Random changes of the training patches. A preset gives the defaults; a key here overrides it."""
 
-    preset: Literal["none", "mirror", "nnunet"] = "nnunet"
-    """`nnunet`: the list and probabilities of nnU-Net v2; `mirror`: flips only; `none`."""
+    preset: Literal["none", "mirror", "nnunet", "photo"] = "nnunet"
+    """`nnunet`: the list and probabilities of nnU-Net v2; `photo`: for photographs, with strong changes of place and
+    colour, cut-outs, and left-to-right flips only; `mirror`: flips only; `none`."""
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = None
-    """Axes that may be flipped, 0 first; null: all for `nnunet` and `mirror`. Left and right organs: leave out x."""
+    """Axes that may be flipped, 0 first; null: all for `nnunet` and `mirror`, [0] for `photo`. Left and right organs:
+    leave out x."""
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] | None = None
     """Largest rotation about each axis."""
     rotation_probability: Fraction | None = None
@@ -127,8 +144,25 @@ class AugmentConfig(Section):
     """Smallest and largest zoom."""
     scale_probability: Fraction | None = None
     """Share of patches that are zoomed."""
+    shift: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Largest shift along each axis, as a share of the patch; for patches that hold the whole image, whose place is
+    otherwise always the same."""
+    shear_degrees: Annotated[float, Field(ge=0, lt=45)] | None = None
+    """Largest shear in the plane of the first two axes, where patches are rotated or zoomed."""
+    outside: Literal["zero", "mirror"] | None = None
+    """What patches hold that reach beyond the image: 0, or the image mirrored; null: `mirror` for `photo`, else
+    `zero`, as in nnU-Net."""
+    elastic: ElasticConfig | None = None
+    """Smooth deformation (Ronneberger 2015, section 3.1); null: none."""
     intensity_strength: Annotated[float, Field(ge=0, le=2)] | None = None
     """Multiplies the probabilities of noise, blur, brightness, contrast, low resolution and gamma; 1 as in nnU-Net."""
+    colour_strength: Annotated[float, Field(ge=0, le=3)] | None = None
+    """How far brightness, contrast, saturation, hue and the balance of the channels are changed, all at once in most
+    patches; 0: not at all. For pictures."""
+    cutout_probability: Fraction | None = None
+    """Share of patches of which some rectangles are blanked out, so that the network learns to do without."""
+    collage_probability: Fraction | None = None
+    """Share of patches that are put together of parts of four."""
 
 
 class ValidateConfig(Section):

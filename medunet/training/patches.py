@@ -6,7 +6,8 @@ seen equally often (nnU-Net draws with replacement).
 
 A network without padding (`network.margin`) reads more than it segments. There it is the inner part of the patch that
 lies inside of the image, so that every voxel of it is learned from, and what the margin sees beyond the border is the
-image mirrored (Ronneberger 2015, figure 2). Other networks see 0 where the image is smaller than the patch.
+image mirrored (Ronneberger 2015, figure 2). Other networks see 0 where the image is smaller than the patch, or what
+`augment.outside` says.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from medunet.config.derived import annotated_labels
+from medunet.config.derived import annotated_labels, beyond_is_mirrored
 from medunet.config.schema import Config
 from medunet.labels import LabelMap
 from medunet.mirror import mirrored
 from medunet.training.blocks import BlockedArray
 from medunet.training.cache import IMAGE, KNOWN, LABEL, CachedCase
-from medunet.transforms.augment import apply_spatial, cut_size, draw_spatial, intensity_augment, spatial_settings
+from medunet.transforms.appearance import Appearance
+from medunet.transforms.augment import apply_spatial, cut_size, draw_spatial, spatial_settings
 
 Batch = dict[str, torch.Tensor]
 Pixels = BlockedArray | NDArray[Any]
@@ -60,10 +62,11 @@ class PatchDataset(Dataset[Batch]):
         margin = config.network.margin + (0,) * (len(self.patch) - dims)
         self.inner = tuple(size - 2 * side for size, side in zip(self.patch, margin, strict=True))
         self.settings = spatial_settings(config.augment, config.train.patch_size, tuple(spacing)[:dims])
-        self.intensity = intensity_augment(config.augment)
+        self.appearance = Appearance(config.augment, config.train.patch_size)
+        self.collages = config.augment.collage_probability or 0.0
         self.annotated = _annotated(self.cases, config)
         self.weighted = all(case.weights is not None for case in self.cases)
-        self._cut = cut_mirrored if any(margin) else cut_padded
+        self._cut = cut_mirrored if any(margin) or beyond_is_mirrored(config.augment) else cut_padded
         self._locations: dict[int, dict[int, NDArray[np.int32]]] = {}
 
     def __len__(self) -> int:
@@ -72,21 +75,39 @@ class PatchDataset(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         rng = np.random.default_rng([self.config.seed, _SAMPLE, index])
         number = self._number_of(index)
+        pixels, indices = self._patch(number, rng, forced=self._forced(index))
+        if self.collages and rng.random() < self.collages:
+            self._collage(pixels, indices, rng)
+        item = {"label": indices[None].contiguous()}
+        if self.weighted:
+            pixels, item["weight"] = pixels[:-1], pixels[-1:].contiguous()
+        if self.annotated is not None:
+            item["annotated"] = self.annotated[number]
+        return {"image": self.appearance(pixels, rng).contiguous(), **item}
+
+    def _patch(self, number: int, rng: np.random.Generator, *, forced: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image (C, *patch), the weight map as one channel more, and labels (*patch) of a case, bent and turned."""
         case = self.cases[number]
-        centre = self._centre(number, case.record.network.shape, rng, forced=self._forced(index))
+        centre = self._centre(number, case.record.network.shape, rng, forced=forced)
         draw = draw_spatial(self.settings, rng)
         cut = cut_size(self.config.train.patch_size, draw) + (1,) * (len(self.patch) - self.config.network.dims)
         start = [c - n // 2 for c, n in zip(centre, cut, strict=True)]
         pixels, indices = self._pixels(case, start, cut), _signed(self._cut(case.blocks(LABEL), start, cut)[0])
         if self.flat:
             pixels, indices = pixels.squeeze(-1), indices.squeeze(-1)
-        pixels, indices = apply_spatial(pixels, indices, self.config.train.patch_size, draw)
-        item = {"label": indices[None].contiguous()}
-        if self.weighted:
-            pixels, item["weight"] = pixels[:-1], pixels[-1:].contiguous()
-        if self.annotated is not None:
-            item["annotated"] = self.annotated[number]
-        return {"image": self.intensity(pixels, rng).contiguous(), **item}
+        return apply_spatial(pixels, indices, self.config.train.patch_size, draw)
+
+    def _collage(self, pixels: torch.Tensor, indices: torch.Tensor, rng: np.random.Generator) -> None:
+        """Cover three of the four parts of a patch, around a random point of its first two axes, with other cases."""
+        row, column = (int(rng.uniform(0.3, 0.7) * size) for size in indices.shape[:2])
+        for rows, columns in (
+            (slice(row, None), slice(None, column)),
+            (slice(None, row), slice(column, None)),
+            (slice(row, None), slice(column, None)),
+        ):
+            other, labels = self._patch(int(rng.integers(len(self.cases))), rng, forced=False)
+            pixels[:, rows, columns] = other[:, rows, columns]
+            indices[rows, columns] = labels[rows, columns]
 
     def cases_of(self, iteration: int) -> list[str]:
         """Ids of the cases that the patches of a step (from 1) come from."""

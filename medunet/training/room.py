@@ -24,7 +24,9 @@ def cache_bytes(statistics: Sequence[CaseStatistics], config: Config) -> int:
     total = 0
     for entry in statistics:
         voxels = math.prod(entry.shape)
-        if config.preprocess.spacing is not None:
+        if config.preprocess.size is not None:
+            voxels = math.prod((*config.preprocess.size, *entry.shape[len(config.preprocess.size) :]))
+        elif config.preprocess.spacing is not None:
             voxels = math.ceil(voxels * math.prod(entry.spacing) / math.prod(config.preprocess.spacing))
         total += voxels * (_FLOAT * (entry.channels + maps) + labels.index_dtype.itemsize)
     return total

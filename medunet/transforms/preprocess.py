@@ -26,7 +26,7 @@ from medunet.errors import DataError
 from medunet.geometry import Geometry, Reorientation, bounding_box
 from medunet.io.volume import Volume
 from medunet.transforms.intensity import Change, fitted
-from medunet.transforms.resample import along_lines, lines_over, resample_labels
+from medunet.transforms.resample import Kind, along_lines, lines_over, resample_labels
 
 PREPROCESS_VERSION = 2
 """Goes into the cache key; raise it when the chain gives other numbers."""
@@ -115,7 +115,7 @@ class PreparedImage:
         oriented = change.view(volume.array)
         start, shape = _crop_box(oriented, config)
         self._native = oriented[box_of((0, *start), (len(oriented), *shape))]
-        self._kind = config.interpolation
+        self._kind: Kind = "area" if config.size else config.interpolation
         cropped = volume.geometry.reoriented(change).cropped(start, shape)
         self.shape = network_shape(cropped, config)
         self.record = Record(volume.geometry, change, start, shape, cropped.resampled(self.shape))
@@ -222,6 +222,8 @@ def preprocess_labels(indices: NDArray[np.generic], record: Record) -> NDArray[n
 
 def network_shape(geometry: Geometry, config: PreprocessConfig) -> tuple[int, ...]:
     """Voxels per axis after resampling; an axis whose spacing already fits to 0.1 % keeps its size."""
+    if config.size is not None:
+        return (*config.size, *geometry.shape[len(config.size) :])
     if config.spacing is None:
         return geometry.shape
     if len(config.spacing) != geometry.rank:

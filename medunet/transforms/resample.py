@@ -1,9 +1,10 @@
-"""Separable interpolation on a regular grid: nearest, linear and cubic, float32, one axis after the other.
+"""Separable interpolation on a regular grid: nearest, linear, cubic and area, float32, one axis after the other.
 
 Both grids cover the same field of view: outer voxel faces coincide, as in `Geometry.resampled`, in
 `torch.nn.functional.interpolate(align_corners=False)` and in nnU-Net. torch has no cubic interpolation of
 volumes, SciPy's needs a float64 copy of the whole volume, and MONAI's Spacing goes through one of the two.
-The cubic kernel is Keys' (1981, a = -1/2, Catmull-Rom). Knows nothing of geometry or labels.
+The cubic kernel is Keys' (1981, a = -1/2, Catmull-Rom). Of the four, area alone looks at all samples of an axis that
+shrinks, as Pillow does: linear weights as wide as the new samples lie apart. Knows nothing of geometry or labels.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["nearest", "linear", "cubic"]
+Kind = Literal["nearest", "linear", "cubic", "area"]
 
 
 def taps(size: int, target: int, kind: Kind) -> Iterator[tuple[Tensor, Tensor]]:
@@ -28,9 +29,12 @@ def taps(size: int, target: int, kind: Kind) -> Iterator[tuple[Tensor, Tensor]]:
         # Half up with a little slack, so that float noise in the position cannot decide a tie.
         yield (position + 0.5 + 1e-6).floor().long().clamp(0, size - 1), torch.ones(target)
         return
+    if kind == "area" and target < size:
+        yield from _wide_taps(position, size / target, size)
+        return
     base = (position + 1e-9).floor()
     t = (position - base).clamp(0, 1)
-    if kind == "linear":
+    if kind in ("linear", "area"):
         weights = {0: 1 - t, 1: t}
     else:
         weights = {
@@ -41,6 +45,19 @@ def taps(size: int, target: int, kind: Kind) -> Iterator[tuple[Tensor, Tensor]]:
         }
     for offset, weight in weights.items():
         yield (base.long() + offset).clamp(0, size - 1), weight.float()
+
+
+def _wide_taps(position: Tensor, step: float, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """As `taps`: weights fall linearly to 0 at a distance of `step`; nothing lies beyond the edge."""
+    first = (position - step).ceil()
+    indices = [first + offset for offset in range(int(2 * step) + 2)]
+    weights = [(1 - (index - position).abs() / step).clamp(min=0) for index in indices]
+    inside = [
+        torch.where((index >= 0) & (index < size), weight, 0.0) for index, weight in zip(indices, weights, strict=True)
+    ]
+    total = torch.stack(inside).sum(0)
+    for index, weight in zip(indices, inside, strict=True):
+        yield index.long().clamp(0, size - 1), (weight / total).float()
 
 
 @dataclass(frozen=True)

@@ -449,3 +449,32 @@ def test_what_goes_wrong_while_a_patch_is_made_is_raised(
     assert str(caught.value).startswith(f"The preprocessed case {cases[1].folder} cannot be read")
     assert str(caught.value).endswith("go on with --resume; it is made again.")
     assert "Traceback" not in str(caught.value)
+
+
+# photographs
+
+PHOTO = {"network.dims": 2, "preprocess.orientation": "RA", "train.patch_size": [8, 8]}
+
+
+def test_photographs_see_themselves_mirrored_beyond_their_border(
+    dataset: Callable[..., PatchDataset], tmp_path: Path
+) -> None:
+    one = case(tmp_path, "photo", np.full((1, 8, 8), 5.0), np.zeros((8, 8), np.uint8))
+    moved = {"preset": "none", "shift": 0.5, "outside": "mirror"}
+    samples = dataset({**PHOTO, "augment": moved}, [one])
+    assert all(torch.allclose(samples[index]["image"], torch.tensor(5.0)) for index in range(20))
+    samples = dataset({**PHOTO, "augment": {**moved, "outside": "zero"}}, [one])
+    assert any((samples[index]["image"] == 0).any() for index in range(20))
+
+
+def test_a_collage_holds_parts_of_several_cases_and_their_labels(
+    dataset: Callable[..., PatchDataset], tmp_path: Path
+) -> None:
+    cases = [
+        case(tmp_path, f"photo_{n}", np.full((1, 8, 8), float(n)), np.full((8, 8), n % 3, np.uint8))
+        for n in range(1, 9)
+    ]
+    samples = dataset({**PHOTO, "augment": {"preset": "none", "collage_probability": 1.0}}, cases)
+    seen = [samples[index] for index in range(30)]
+    assert max(len(item["image"].unique()) for item in seen) == 4
+    assert all(torch.equal(item["image"] % 3, item["label"].float()) for item in seen)

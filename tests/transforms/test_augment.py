@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,15 +14,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medunet.config.schema import AugmentConfig
+from medunet.config.schema import AugmentConfig, ElasticConfig
 from medunet.transforms.augment import (
-    IntensityAugment,
     SpatialDraw,
     SpatialSettings,
     apply_spatial,
     cut_size,
     draw_spatial,
-    intensity_augment,
     spatial_settings,
     thick_axis,
 )
@@ -272,83 +268,80 @@ def test_a_patch_of_one_label_stays_one_label() -> None:
     assert label.unique().tolist() == [7]
 
 
-# intensity
-
-
-@pytest.mark.parametrize("shape", [(1, 20, 22), (3, 20, 22), (1, 12, 14, 16), (2, 12, 14, 16)])
-def test_every_intensity_change_works_in_two_and_three_dimensions(shape: tuple[int, ...]) -> None:
-    image = torch.rand(shape)
-    before = image.clone()
-    augment = IntensityAugment(1000.0)  # every probability becomes 1
-    result = augment(image, np.random.default_rng(0))
-    assert type(result) is Tensor
-    assert result.shape == image.shape
-    assert result.dtype == torch.float32
-    assert torch.isfinite(result).all()
-    assert not torch.equal(result, image)
-    assert torch.equal(image, before)
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, -3.0])
-def test_a_constant_patch_stays_finite(value: float) -> None:
-    for seed in range(20):
-        result = IntensityAugment(1000.0)(torch.full((1, 8, 8, 8), value), np.random.default_rng(seed))
-        assert torch.isfinite(result).all()
-
-
-def test_the_same_generator_gives_the_same_intensity_whatever_came_before() -> None:
-    augment, image = IntensityAugment(3.0), torch.rand(1, 16, 16, 16)
-    first = augment(image, np.random.default_rng(7))
-    for seed in range(5):
-        augment(image, np.random.default_rng(seed))
-    torch.rand(5)
-    assert torch.equal(augment(image, np.random.default_rng(7)), first)
-
-
-def test_several_threads_do_not_disturb_each_other() -> None:
-    """Two threads have both seeded the change before either of them uses its generator."""
-
-    class AddSeed:
-        meeting = threading.Barrier(2, timeout=30)
-
-        def set_random_state(self, seed: int) -> None:
-            self.seed = seed
-
-        def __call__(self, image: Tensor) -> Tensor:
-            self.meeting.wait()
-            return image + self.seed
-
-    augment = IntensityAugment()
-    augment.transforms = {2: [AddSeed()]}  # type: ignore[list-item]
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda seed: augment(torch.zeros(1, 1, 1), np.random.default_rng(seed)), (1, 2)))
-    assert [int(r) for r in results] == pytest.approx(
-        [int(np.random.default_rng(seed).integers(2**32)) for seed in (1, 2)], rel=1e-6
-    )
-
-
-@pytest.mark.parametrize(
-    ("keys", "changes"),
-    [({}, True), ({"preset": "mirror"}, False), ({"preset": "none"}, False), ({"intensity_strength": 0.0}, False),
-     ({"preset": "none", "intensity_strength": 1.0}, True)],
-)  # fmt: skip
-def test_presets_and_strength_decide_whether_intensity_changes(keys: dict[str, Any], changes: bool) -> None:
-    augment, image = intensity_augment(AugmentConfig(**keys)), torch.rand(1, 8, 8)
-    results = [augment(image, np.random.default_rng(seed)) for seed in range(30)]
-    assert any(not torch.equal(result, image) for result in results) is changes
-
-
-def test_strength_multiplies_how_often_it_changes() -> None:
-    image = torch.rand(1, 6, 6)
-    shares = []
-    for strength in (0.3, 1.0):
-        augment = IntensityAugment(strength)
-        shares.append(np.mean([not torch.equal(augment(image, np.random.default_rng(s)), image) for s in range(400)]))
-    expected = [1 - np.prod([1 - s * p for p in (0.1, 0.1, 0.15, 0.15, 0.125, 0.1, 0.3)]) for s in (0.3, 1.0)]
-    np.testing.assert_allclose(shares, expected, atol=0.07)
-
-
 def test_all_flips_are_drawn_independently() -> None:
     chosen = spatial_settings(AugmentConfig(preset="mirror", mirror_axes=(0, 2)), PATCH, SPACING)
     seen = {draw_spatial(chosen, np.random.default_rng(seed)).flips for seed in range(100)}
     assert seen == {flips for n in range(3) for flips in itertools.combinations((0, 2), n)}
+
+
+# shift, shear, elastic deformation
+
+
+def test_a_shift_moves_image_and_label_by_whole_voxels() -> None:
+    draw = SpatialDraw(None, (), shift=(3.0, -2.0))
+    cut = cut_size((8, 6), draw)
+    image = coordinates(cut)
+    moved, label = apply_spatial(image, (image[0] > 0).to(torch.uint8), (8, 6), draw)
+    still, _ = apply_spatial(image, torch.zeros(cut, dtype=torch.uint8), (8, 6), SpatialDraw(np.eye(2), ()))
+    assert torch.allclose(moved[0], still[0] + 3, atol=1e-4)
+    assert torch.allclose(moved[1], still[1] - 2, atol=1e-4)
+    assert torch.equal(label.bool(), moved[0] > 0)
+
+
+def test_shifts_stay_within_their_share_of_the_patch() -> None:
+    chosen = spatial_settings(AugmentConfig(preset="none", shift=0.25), (40, 80), (1.0, 1.0))
+    drawn = np.asarray([draw_spatial(chosen, np.random.default_rng(seed)).shift for seed in range(200)])
+    assert (np.abs(drawn) <= (10, 20)).all()
+    assert (np.abs(drawn).max(axis=0) > (8, 16)).all()
+
+
+def test_a_shear_keeps_areas() -> None:
+    keys = {"rotation_probability": 1.0, "rotation_degrees": 0.0, "scale_probability": 0.0, "shear_degrees": 20.0}
+    chosen = spatial_settings(AugmentConfig(preset="none", **keys), (8, 8), (1.0, 1.0))
+    matrices = [draw_spatial(chosen, np.random.default_rng(seed)).matrix for seed in range(50)]
+    slopes = [matrix[0, 1] for matrix in matrices if matrix is not None]
+    assert len(slopes) == 50
+    assert all(np.linalg.det(matrix) == pytest.approx(1.0) for matrix in matrices if matrix is not None)
+    assert 0.8 * np.tan(np.deg2rad(20)) < max(np.abs(slopes)) <= np.tan(np.deg2rad(20))
+
+
+def test_displacements_pass_through_their_points() -> None:
+    bend = np.random.default_rng(0).normal(0, 2, (2, 3, 3))
+    patch = (21, 31)
+    draw = SpatialDraw(None, (), bend=bend)
+    cut = cut_size(patch, draw)
+    bent, _ = apply_spatial(coordinates(cut), torch.zeros(cut, dtype=torch.uint8), patch, draw)
+    offsets = bent - coordinates(patch)
+    assert offsets[:, ::10, ::15].numpy() == pytest.approx(bend, abs=1e-3)
+
+
+@pytest.mark.parametrize("patch", [(24, 18), (12, 10, 9)])
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_a_bent_patch_sees_nothing_beyond_its_cut(patch: tuple[int, ...], seed: int) -> None:
+    keys = {**ALWAYS, "shift": 0.3, "shear_degrees": 10.0, "elastic": ElasticConfig(probability=1.0, sigma=3.0)}
+    chosen = spatial_settings(AugmentConfig(**keys), patch, (1.0,) * len(patch))
+    draw = draw_spatial(chosen, np.random.default_rng(seed))
+    cut = cut_size(patch, draw)
+    flat = SpatialDraw(draw.matrix, (), draw.shift, draw.bend)
+    seen, _ = apply_spatial(coordinates(cut), torch.zeros(cut, dtype=torch.uint8), patch, flat)
+    inside = torch.tensor([(c - 1) / 2 for c in cut]).view(-1, *(1,) * len(patch))
+    assert (seen.abs() < inside).all()  # border values would be repeated there
+
+
+def test_elastic_deformation_comes_as_often_and_as_far_as_asked() -> None:
+    chosen = spatial_settings(
+        AugmentConfig(preset="none", elastic=ElasticConfig(probability=0.4, sigma=5)), (64, 64), (1, 1)
+    )
+    bends = [draw_spatial(chosen, np.random.default_rng(seed)).bend for seed in range(400)]
+    there = [bend for bend in bends if bend is not None]
+    assert len(there) / 400 == pytest.approx(0.4, abs=0.08)
+    assert {bend.shape for bend in there} == {(2, 3, 3)}
+    assert np.std(there) == pytest.approx(5.0, rel=0.05)
+
+
+def test_photographs_keep_their_top_and_are_always_changed() -> None:
+    chosen = spatial_settings(AugmentConfig(preset="photo"), (64, 64), (1.0, 1.0))
+    assert chosen.mirror_axes == (0,)
+    assert np.rad2deg(chosen.rotation[0]) == pytest.approx(25)
+    assert all(draw_spatial(chosen, np.random.default_rng(seed)).moves for seed in range(50))

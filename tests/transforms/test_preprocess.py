@@ -236,6 +236,25 @@ def test_the_field_of_view_decides_the_size() -> None:
     assert network_shape(Geometry.plain((10, 5, 2)), config()) == (10, 5, 2)
 
 
+def test_pictures_of_any_size_become_one_size_and_slices_too() -> None:
+    chain = config(size=[32, 24], intensity=NONE)
+    assert network_shape(Geometry.plain((100, 60)), chain) == (32, 24)
+    assert network_shape(Geometry.plain((100, 60, 7)), chain) == (32, 24, 7)
+    picture = Volume(RNG.integers(0, 255, (3, 100, 17), dtype=np.uint8), Geometry.plain((100, 17)))
+    result, record = preprocess(picture, chain)
+    assert result.shape == (3, 32, 24)
+    assert record.network.shape == (32, 24)
+
+
+def test_every_pixel_of_a_picture_that_shrinks_counts() -> None:
+    """A picture of a single bright pixel in turn: none of them is skipped over, as interpolation would."""
+    for place in range(40):
+        array = np.zeros((1, 40, 1), np.float32)
+        array[0, place] = 40
+        result, _ = preprocess(Volume(array, Geometry.plain((40, 1))), config(size=[4, 1], intensity=NONE))
+        assert 2.4 < result.sum() < 5.7  # 4 but for the edges, where the weights are cut off
+
+
 # and back
 
 
@@ -288,6 +307,15 @@ def test_with_resampling_labels_come_back_nearly(codes: str, spacing: list[float
     assert back.shape == labels.shape
     for label, least in ((1, 0.95), (2, 0.95), (3, 0.9)):  # the corners of the box suffer most
         assert dice(back, labels, label) > least
+
+
+@pytest.mark.parametrize("shape", [(64, 50), (20, 90), (64, 50, 3)])
+def test_masks_come_back_in_the_size_of_the_picture(shape: tuple[int, ...]) -> None:
+    labels = blobs(shape[:2]) if len(shape) == 2 else np.stack([blobs(shape[:2])] * shape[2], axis=-1)
+    _, record = preprocess(Volume(np.zeros((1, *shape)), Geometry.plain(shape)), config(size=[48, 48]))
+    back = restore(logits_of(preprocess_labels(labels, record), 4), record, plain(4))
+    assert back.shape == labels.shape
+    assert all(dice(back, labels, label) > least for label, least in ((1, 0.95), (2, 0.95)))
 
 
 @pytest.mark.parametrize("codes", ["RAS", "PIL"])

@@ -19,7 +19,7 @@ from medunet.transforms.resample import (
     taps,
 )
 
-KINDS: tuple[Kind, ...] = ("nearest", "linear", "cubic")
+KINDS: tuple[Kind, ...] = ("nearest", "linear", "cubic", "area")
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 SIZES = st.integers(1, 12)
 PAIRS = [
@@ -78,6 +78,17 @@ def test_linear_is_what_torch_computes(shape: tuple[int, ...], target: tuple[int
     mode = "bilinear" if len(shape) == 2 else "trilinear"
     expected = torch.nn.functional.interpolate(array[None], size=target, mode=mode, align_corners=False)[0]
     torch.testing.assert_close(resample(array, target, "linear"), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "target"), [((31, 20), (9, 7)), ((30, 7), (10, 20)), ((100, 3), (8, 3)), ((9, 9), (8, 10))]
+)
+def test_area_is_what_torch_computes_with_antialiasing(shape: tuple[int, int], target: tuple[int, int]) -> None:
+    array = torch.randn(2, *shape)
+    expected = torch.nn.functional.interpolate(
+        array[None], size=target, mode="bilinear", align_corners=False, antialias=True
+    )[0]
+    torch.testing.assert_close(resample(array, target, "area"), expected, atol=1e-5, rtol=1e-5)
 
 
 @SHAPES
