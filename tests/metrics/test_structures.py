@@ -16,7 +16,7 @@ from medunet.errors import DataError, GeometryError
 from medunet.labels import LabelMap
 from medunet.metrics import StructureScore, dice_per_label, score_case, score_structure, score_values
 
-CHAOS = Path(__file__).resolve().parents[1] / "../shared/data/liver_ct/metric_reference"
+CHAOS = Path(__file__).resolve().parents[2] / "../shared/data/liver_ct/metric_reference"
 DISTANCES = ("hd95_mm", "hd_mm", "assd_mm")
 
 spacings = st.tuples(*[st.sampled_from([0.5, 0.7265625, 1.0, 2.0, 5.0])] * 3)
