@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from medunet.cli import config, convert, demo, doctor, evaluate, info, predict, quantize, train
+from medunet.cli import config, convert, demo, doctor, evaluate, info, predict, preview, quantize, train
 from medunet.errors import Interrupted, MedunetError, UsageError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
 
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
+app.command("preview-augment")(preview.preview_augment)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
