@@ -1,8 +1,8 @@
 """How well the objects of an image are told apart: cells between membranes, nuclei that touch.
 
 Overlap says little there: a gap of one pixel in a membrane costs no Dice and makes one cell of two. The scores are
-those of the ISBI 2012 challenge (Arganda-Carreras 2015, "Crowdsourcing the creation of image segmentation algorithms for
-connectomics", Front. Neuroanat. 9:142). Arrays are (*spatial), 2D or 3D. Needs numpy and scipy only.
+those of the ISBI 2012 challenge (Arganda-Carreras 2015, "Crowdsourcing the creation of image segmentation algorithms
+for connectomics", Front. Neuroanat. 9:142). Arrays are (*spatial), 2D or 3D. Needs numpy and scipy only.
 """
 
 from __future__ import annotations
