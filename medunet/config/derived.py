@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from medunet.config.schema import AugmentConfig
+from medunet.config.schema import AugmentConfig, PreprocessConfig
 from medunet.labels import LabelMap
 
 
@@ -16,6 +16,11 @@ def seconds_of(duration: str | None) -> float | None:
     number = float(duration.rstrip("secminh "))
     unit = duration.lstrip("0123456789. ")
     return number * {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}[unit]
+
+
+def network_channels(modality: Sequence[str], preprocess: PreprocessConfig) -> int:
+    """Channels that the network sees: those of the image, of each slice that it sees at a time."""
+    return len(modality) * (2 * preprocess.neighbours + 1)
 
 
 def mirror_axes(augment: AugmentConfig, dims: int) -> tuple[int, ...]:

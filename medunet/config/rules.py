@@ -100,6 +100,16 @@ def _size(config: Config) -> Iterator[Finding]:
         )
 
 
+def _neighbours(config: Config) -> Iterator[Finding]:
+    if config.preprocess.neighbours and config.network.dims != 2:
+        yield Finding(
+            (("preprocess", "neighbours"), _DIMS),
+            "is for networks that see volumes slice by slice; network.dims is 3.",
+            str(config.preprocess.neighbours),
+            "Set dims: 2, or neighbours: 0.",
+        )
+
+
 def _intensity(config: Config) -> Iterator[Finding]:
     entries, modality = config.preprocess.intensity, config.data.modality
     if len(entries) not in (1, len(modality)):
@@ -157,6 +167,7 @@ _RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _orientation,
     _spacing,
     _size,
+    _neighbours,
     _intensity,
     *NETWORK_RULES,
     _augment,

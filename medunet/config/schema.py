@@ -103,6 +103,9 @@ class PreprocessConfig(Section):
     size: tuple[Positive, ...] | None = None
     """Pixels (width, height) that every picture is brought to, whatever its proportions; of volumes, whose slices are
     brought to it, the third axis stays as it is. Masks come back in the size of the image. Null: by `spacing`."""
+    neighbours: Annotated[int, Field(ge=0, le=16)] = 0
+    """For 2D networks on volumes: slices on either side that the network sees beside the one it segments, as channels
+    (2.5D). Beyond the ends the volume is mirrored."""
     intensity: Annotated[
         tuple[Intensity, ...],
         BeforeValidator(as_tuple, json_schema_input_type=Intensity | tuple[Intensity, ...]),

@@ -60,8 +60,8 @@ class Member:
 
     @property
     def channels(self) -> int:
-        """Of the image."""
-        return len(self.model.spec.modality)
+        """That the network sees."""
+        return self.model.spec.network_channels
 
     def facts(self) -> dict[str, Any]:
         """What a converted network depends on, beside the library."""

@@ -156,7 +156,12 @@ def _cases(run: Path, config: Config) -> tuple[list[Case], list[Case]]:
 
 def _way(model: Model) -> Way:
     inference = model.spec.inference
-    return Way(inference.patch_size, overlap=inference.overlap, network=model.spec.network)
+    return Way(
+        inference.patch_size,
+        overlap=inference.overlap,
+        network=model.spec.network,
+        neighbours=model.spec.preprocess.neighbours,
+    )
 
 
 def _array(case: Case, model: Model) -> tuple[Tensor, Any]:

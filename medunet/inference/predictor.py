@@ -216,6 +216,10 @@ class Predictor:
         dims = max(model.spec.network.dims for model in self.models)
         if volume.geometry.rank < dims:
             raise DataError(f"The model takes volumes, but {volume.source.path} is a picture of two axes.")
+        if volume.geometry.rank == 2 and self.spec.preprocess.neighbours:
+            raise DataError(
+                f"The model sees slices with their neighbours, but {volume.source.path} is a picture, which has none."
+            )
         if volume.channels != len(self.spec.modality):
             raise DataError(
                 f"The model takes {len(self.spec.modality)} channels ({', '.join(self.spec.modality)}), but "
@@ -293,7 +297,7 @@ class Predictor:
 
     def _budget(self, image: PreparedImage, ways: Sequence[Way], engines: Sequence[Engine]) -> Budget:
         network = max(
-            engine.working_bytes((way.batch_size, image.channels, *way.patch))
+            engine.working_bytes((way.batch_size, image.channels * way.slices, *way.patch))
             for way, engine in zip(ways, engines, strict=True)
         )
         held = resident_bytes()
@@ -308,6 +312,7 @@ class Predictor:
             batch_size=max(inference.batch_size, at_once),
             mirror_axes=inference.mirror_axes if self.tta else (),
             network=member.model.spec.network,
+            neighbours=member.model.spec.preprocess.neighbours,
         )
 
 

@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from medunet.config.derived import mirror_axes
+from medunet.config.derived import mirror_axes, network_channels
 from medunet.config.layers import holds
 from medunet.config.networks import NetworkConfig
 from medunet.config.postprocess import PostprocessStep, misfits
@@ -64,6 +64,11 @@ class ModelSpec(Section):
     seen: Seen | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     files: dict[str, FileEntry]
+
+    @property
+    def network_channels(self) -> int:
+        """That the networks see."""
+        return network_channels(self.modality, self.preprocess)
 
 
 def library_versions() -> dict[str, str]:

@@ -117,7 +117,7 @@ class Model:
         problem = f"The weights of {self.path} do not fit the network in its model.yaml"
         remedy = "The folder was edited or mixed up; copy it again."
         try:
-            network = build_network(self.spec.network, len(self.spec.modality), self.labels.outputs)
+            network = build_network(self.spec.network, self.spec.network_channels, self.labels.outputs)
         except (RuntimeError, ValueError, IndexError) as error:  # torch's words for lists that disagree
             raise ModelError(f"{problem}.", remedy) from error
         weights = self.read(number)

@@ -28,6 +28,7 @@ class Way:
         batch_size: windows at a time.
         mirror_axes: average over all mirrored views of these axes; none: one view.
         network: its options, for margin and stride; none: no margin.
+        neighbours: of a network that sees slices, how many more it sees on either side, as channels.
     """
 
     patch: tuple[int, ...]
@@ -35,6 +36,12 @@ class Way:
     batch_size: int = 1
     mirror_axes: tuple[int, ...] = ()
     network: NetworkOptions | None = None
+    neighbours: int = 0
+
+    @property
+    def slices(self) -> int:
+        """That a network sees at a time, if it sees slices."""
+        return 2 * self.neighbours + 1
 
     def windows(self, shape: Sequence[int], box: Box | None = None) -> tuple[Spans, ...]:
         """The windows along each axis of an image of `shape`, and what of them counts in a box of it.
@@ -49,12 +56,12 @@ class Way:
 
     def _all_windows(self, shape: Sequence[int]) -> tuple[Spans, ...]:
         flat = len(shape) - len(self.patch)
-        margin, stride = ((0,), (1,)) if self.network is None else (self.network.margin, self.network.stride)
-        patch = (*self.patch, *(1,) * flat)
-        if not any(margin):
-            return tuple(weighted_spans(n, p, self.overlap) for n, p in zip(shape, patch, strict=True))
-        sides = zip(shape, patch, (*margin, *(0,) * flat), (*stride, *(1,) * flat), strict=True)
-        return tuple(tile_spans(*side) for side in sides)
+        across = tuple(tile_spans(size, self.slices, self.neighbours, 1) for size in shape[len(shape) - flat :])
+        plane = tuple(shape[: len(shape) - flat])
+        if self.network is None or not any(self.network.margin):
+            return (*(weighted_spans(n, p, self.overlap) for n, p in zip(plane, self.patch, strict=True)), *across)
+        sides = zip(plane, self.patch, self.network.margin, self.network.stride, strict=True)
+        return (*(tile_spans(*side) for side in sides), *across)
 
     def rows(
         self, image: Image, forward: Forward, axis: int, box: Box | None = None, blanks: Blanks | None = None
@@ -109,7 +116,9 @@ def network_logits(array: Tensor, forward: Forward, way: Way) -> Tensor:
 
 
 def _slicewise(forward: Forward) -> Forward:
+    """For patches (B, C, *patch, slices): the slices become channels, those of one channel of the image together."""
+
     def run(patches: Tensor) -> Tensor:
-        return forward(patches.squeeze(-1)).unsqueeze(-1)
+        return forward(patches.movedim(-1, 2).flatten(1, 2)).unsqueeze(-1)
 
     return run

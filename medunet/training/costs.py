@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from medunet.config.derived import network_channels
 from medunet.config.schema import Config
 from medunet.config.training import NovoGradConfig, SgdConfig, TrainConfig
 from medunet.engines.device import resolve_precision
@@ -32,7 +33,7 @@ def training_forecast(config: Config, device: torch.device) -> Forecast:
         recompute=train.activation_checkpointing,
     )
     outputs = LabelMap.from_mapping(config.labels).outputs
-    return forecast(config.network, len(config.data.modality), outputs, work)
+    return forecast(config.network, network_channels(config.data.modality, config.preprocess), outputs, work)
 
 
 def _states(train: TrainConfig) -> int:

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
+from medunet.config.derived import network_channels
 from medunet.config.network_options import EncoderOptions
 from medunet.config.schema import Config
 from medunet.errors import UsageError
@@ -69,7 +70,7 @@ def check_frozen(config: Config) -> None:
     if config.train.freeze:  # `network.frozen_epochs` alone leaves the decoder
         with torch.device("meta"):
             outputs = LabelMap.from_mapping(config.labels).outputs
-            network = build_network(config.network, len(config.data.modality), outputs)
+            network = build_network(config.network, network_channels(config.data.modality, config.preprocess), outputs)
         _ends(network, config)
 
 

@@ -62,6 +62,11 @@ def _check_rank(statistics: Sequence[CaseStatistics], config: Config) -> None:
         raise DatasetError(
             f"network.dims is {config.network.dims}, but the images have {rank} axes.", f"Set network.dims to {rank}."
         )
+    if rank == 2 and config.preprocess.neighbours:
+        raise DatasetError(
+            f"preprocess.neighbours is {config.preprocess.neighbours}, but pictures have no slices beside them.",
+            "Set it to 0.",
+        )
 
 
 def preprocessed(

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from medunet.config.derived import network_channels
 from medunet.config.finding import in_brackets
 from medunet.config.schema import Config
 from medunet.config.training import AdamConfig, NovoGradConfig, OptimizerConfig, SgdConfig
@@ -171,7 +172,7 @@ def build_parts(config: Config, device: torch.device, *, labels: LabelMap, ranks
         ranks: the processes that train together.
     """
     precision = resolve_precision(config.train.precision, device)
-    network = build_network(config.network, len(config.data.modality), labels.outputs)
+    network = build_network(config.network, network_channels(config.data.modality, config.preprocess), labels.outputs)
     network = place(_normed_together(network, device, ranks), config.network.dims, device)
     average = _average(network, config.train.ema)
     if config.train.activation_checkpointing:

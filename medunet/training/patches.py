@@ -119,8 +119,18 @@ class PatchDataset(Dataset[Batch]):
         return self.cases[self._number_of(index)]
 
     def _pixels(self, case: CachedCase, start: Sequence[int], cut: Sequence[int]) -> torch.Tensor:
-        """A cut (C, *cut) of the image; the weight map, which is interpolated alike, is one channel more."""
-        pixels = self._cut(case.blocks(IMAGE), start, cut)
+        """A cut (C, *cut) of the image; the weight map, which is interpolated alike, is one channel more.
+
+        Neighbours of a slice are channels, those of one channel of the image together.
+        """
+        blocks, neighbours = case.blocks(IMAGE), self.config.preprocess.neighbours
+        if neighbours:
+            seen = mirrored(start[-1] - neighbours, start[-1] + neighbours + 1, blocks.shape[-1])
+            low, depth = int(seen.min()), int(np.ptp(seen)) + 1
+            slab = self._cut(blocks, (*start[:-1], low), (*cut[:-1], depth))[..., seen - low]
+            pixels = np.moveaxis(slab, -1, 1).reshape(-1, *slab.shape[1:-1], 1)
+        else:
+            pixels = self._cut(blocks, start, cut)
         if self.weighted and case.weights is not None:
             pixels = np.concatenate([pixels, self._cut(case.blocks(case.weights), start, cut)])
         return torch.from_numpy(pixels)

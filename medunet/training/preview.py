@@ -55,19 +55,20 @@ def preview_augmentation(config: Config, path: str | Path, *, cases: int = 4, dr
         if term is not None:
             cached = prepare_weights(cached, labels, term)
         plain = config.model_copy(update={"augment": AugmentConfig(preset="none")})
-        spacing, structures = median_spacing(cached), labels.foreground
+        spacing, structures, aside = median_spacing(cached), labels.foreground, config.preprocess.neighbours
         rows = []
         for case in cached:
             one, many = (PatchDataset([case], each, spacing) for each in (plain, config))
-            rows.append([_tile(one[0], structures), *(_tile(many[index], structures) for index in range(draws))])
+            items = [one[0], *(many[index] for index in range(draws))]
+            rows.append([_tile(item, structures, aside) for item in items])
     sheet = _sheet(rows)
     with atomic_file(path) as part:
         sheet.save(part, format="PNG")
     return Path(path)
 
 
-def _tile(item: dict[str, Tensor], labels: Sequence[Label]) -> Image.Image:
-    image, mask = item["image"].numpy(), item["label"].numpy()[0]
+def _tile(item: dict[str, Tensor], labels: Sequence[Label], neighbours: int) -> Image.Image:
+    image, mask = item["image"].numpy()[neighbours :: 2 * neighbours + 1], item["label"].numpy()[0]
     if mask.ndim == 3:
         image, mask = image[..., mask.shape[-1] // 2], mask[..., mask.shape[-1] // 2]
     shown = image if len(image) == 3 else np.repeat(image[:1], 3, axis=0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from medunet.config.derived import network_channels
 from medunet.config.schema import Config
 from medunet.errors import ModelError
 from medunet.labels import LabelMap
@@ -31,7 +32,7 @@ def check_start(config: Config) -> None:
     if config.train.start_from is not None:
         with torch.device("meta"):
             outputs = LabelMap.from_mapping(config.labels).outputs
-            network = build_network(config.network, len(config.data.modality), outputs)
+            network = build_network(config.network, network_channels(config.data.modality, config.preprocess), outputs)
         _matching(network, Path(config.train.start_from))
 
 

@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from medunet.config.derived import network_channels
 from medunet.config.network_options import EncoderOptions
 from medunet.config.schema import Config
 from medunet.errors import ModelError, UsageError
@@ -43,7 +44,7 @@ def check_encoder(config: Config) -> None:
     options = config.network
     if isinstance(options, EncoderOptions) and options.encoder_weights is not None:
         with torch.device("meta"):
-            network = build_network(options, len(config.data.modality), 1)
+            network = build_network(options, network_channels(config.data.modality, config.preprocess), 1)
         _fitted(_encoder(network, options), options)
 
 

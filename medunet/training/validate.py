@@ -109,6 +109,7 @@ class Validator:
             batch_size=self.config.inference.batch_size,
             mirror_axes=mirror_axes(self.config.augment, self.config.network.dims) if tta else (),
             network=self.config.network,
+            neighbours=self.config.preprocess.neighbours,
         )
         logits = network_logits(image, engine, way)
         if self.seen is not None:

@@ -68,6 +68,7 @@ LABELS = "{background: 0, liver: 1, spleen: 2}"
             "cannot stand beside preprocess.spacing",
         ),
         ("preprocess: {size: [64, 64]}", "preprocess.size", "for a network with dims: 2"),
+        ("preprocess: {neighbours: 1}", "preprocess.neighbours", "slice by slice"),
         ("augment: {preset: none}\ninference: {tta: true}", "inference.tta", "mirrors no axis"),
         ("augment: {mirror_axes: []}\ninference: {tta: true}", "inference.tta", "mirrors no axis"),
         ("train: {budget: 0.0h}", "train.budget", "more than no time"),

@@ -284,6 +284,23 @@ def test_mirrored_views_of_tiles_are_those_of_one_tile(shape: tuple[int, ...], p
     assert not torch.allclose(averaged, tiled(image, patch), atol=1e-3)
 
 
+@pytest.mark.parametrize("axis", [0, 2])
+@pytest.mark.parametrize("neighbours", [1, 2])
+def test_a_flat_network_sees_the_neighbours_of_each_slice(axis: int, neighbours: int) -> None:
+    image = torch.randn(2, 9, 8, 5)
+    slices = 2 * neighbours + 1
+
+    def forward(patches: Tensor) -> Tensor:
+        assert patches.shape[1] == 2 * slices
+        return torch.stack([patches[:, neighbours], patches[:, :slices].sum(1), patches[:, slices:].sum(1)], dim=1)
+
+    way = Way((6, 6), neighbours=neighbours)
+    rows = torch.cat([part.clone() for part in way.rows(HeldImage(image), forward, axis)], dim=axis + 1)
+    padded = torch.nn.functional.pad(image, (2, 2, 0, 0, 0, 0), mode="reflect")
+    sums = sum(padded[..., 2 + step : 7 + step] for step in range(-neighbours, neighbours + 1))
+    assert torch.allclose(rows, torch.cat([image[:1], sums]), atol=1e-5)
+
+
 def test_a_flat_network_with_a_margin_goes_through_a_volume_slice_by_slice() -> None:
     _, network = valid_network(2)
     volume = torch.randn(2, 21, 30, 5)

@@ -190,6 +190,26 @@ def test_a_flat_network_takes_slices_of_volumes(dataset: Callable[..., PatchData
     assert samples[1]["label"].shape == (1, 6, 8)
 
 
+@pytest.mark.parametrize("neighbours", [1, 2])
+def test_neighbours_of_a_slice_are_channels_and_mirrored_at_the_ends(
+    dataset: Callable[..., PatchDataset], tmp_path: Path, neighbours: int
+) -> None:
+    heights = np.broadcast_to(np.arange(4.0), (6, 6, 4))
+    one = case(tmp_path, "volume", np.stack([heights, 10 + heights]), heights.astype(np.uint8))
+    changes = {"network.dims": 2, "train.patch_size": [4, 4], "preprocess.neighbours": neighbours}
+    samples = dataset(changes, [one])
+    reflected = np.pad(np.arange(4), 2, mode="reflect")
+    seen = set()
+    for index in range(40):
+        image, label = samples[index]["image"].numpy(), samples[index]["label"].numpy()
+        (height,) = np.unique(label).tolist()
+        expected = reflected[height + 2 - neighbours : height + 3 + neighbours]
+        assert image.shape == (2 * len(expected), 4, 4)
+        assert np.array_equal(image[:, 0, 0], [*expected, *(10 + expected)])
+        seen.add(height)
+    assert seen == {0, 1, 2, 3}
+
+
 def test_the_patch_has_the_rank_of_the_data(make_config: Callable[..., Any]) -> None:
     assert patch_shape(make_config(Path(), {"network.dims": 2, "train.patch_size": [8, 8]}), 3) == (8, 8, 1)
     assert patch_shape(make_config(Path(), {"network.dims": 2, "train.patch_size": [8, 8]}), 2) == (8, 8)
