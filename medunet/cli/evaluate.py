@@ -50,6 +50,10 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    objects: Annotated[
+        list[str] | None,
+        typer.Option("--objects", metavar="LABEL", help="Tell its objects apart, too (Rand scores); may be repeated."),
+    ] = None,
     tolerance: Annotated[float, typer.Option("--tolerance", metavar="MM", help="Tolerance of the surface Dice.")] = 1.0,
 ) -> None:
     """Score masks against reference masks: Dice, surface Dice, HD95, ASSD, volumes.
@@ -69,6 +73,7 @@ def evaluate(
             references,
             out,
             labels=labels,
+            objects=objects or (),
             tolerance_mm=tolerance,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
@@ -78,6 +83,8 @@ def evaluate(
     if result.scored:
         output.print(_table(result.summary))
         print(_closing(result.summary, result.scored, len(result.problems), tolerance))
+        for name in dict.fromkeys(objects or ()):
+            print(_objects(name, result.summary["labels"][name]["metrics"]))
     for name in ("per_case.csv", "summary.json"):
         print(out / name)
     if result.problems:
@@ -98,6 +105,14 @@ def _table(summary: dict[str, Any]) -> Table:
         counts = (label["n_missed"], label["n_false_positive"])
         table.add_row(Text(name), str(label["metrics"]["dice"]["n"]), *cells, *map(str, counts))
     return table
+
+
+def _objects(name: str, metrics: dict[str, Any]) -> str:
+    rand, split, merge, wrong = (
+        _number(metrics[metric]["mean"] if metric in metrics else None, 4)
+        for metric in ("rand_f", "rand_split", "rand_merge", "pixel_error")
+    )
+    return f"Objects of {name}: Rand F-score {rand} (split {split}, merge {merge}), pixel error {wrong}."
 
 
 def _number(value: float | None, digits: int) -> str:

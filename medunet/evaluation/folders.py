@@ -7,7 +7,7 @@ says why; the others are scored. Nothing is resampled.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -24,7 +24,7 @@ from medunet.evaluation.summary import FAILED, MISSING, Evaluation, Row, summari
 from medunet.io.labelled import Remarks, sum_up
 from medunet.io.read import reads_as_dicom
 from medunet.labels import format_values
-from medunet.metrics import StructureScore, score_values
+from medunet.metrics import PartitionScore, StructureScore, score_partition, score_values
 
 _MOST_VALUES = 256
 """More values than this, without a list of labels, are taken for an image."""
@@ -40,6 +40,7 @@ class _Case:
 
     pair: Pair
     scores: dict[str, StructureScore] = field(default_factory=dict)
+    partitions: dict[str, PartitionScore] = field(default_factory=dict)
     values: dict[str, tuple[int, ...]] = field(default_factory=dict)
     unnamed: list[int] = field(default_factory=list)
     ignored: bool = False
@@ -54,6 +55,7 @@ def evaluate(
     out: Path | str | None = None,
     *,
     labels: LabelsLike | None = None,
+    objects: Sequence[str] = (),
     tolerance_mm: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -66,6 +68,8 @@ def evaluate(
         labels: which values are which structure, see `read_structures`. None: every value but 0 that occurs
             is a structure, `label_1`, `label_2`, ... Voxels of the reference with a value of `ignore` are left out;
             a structure that a config says a case was not annotated for has no row.
+        objects: structures whose objects (connected components) are to be told apart, such as cells: they get Rand
+            scores and the pixel error, too; see `metrics.partitions`.
         tolerance_mm: of the surface Dice.
         progress: called with (cases done, cases in all).
 
@@ -81,6 +85,7 @@ def evaluate(
     if not isfinite(tolerance_mm) or tolerance_mm < 0:
         raise UsageError(f"The tolerance is {tolerance_mm:g} mm; it must be 0 or more.")
     structures = None if labels is None else read_structures(labels)
+    _check_objects(objects, structures)
     matching = match_files(Path(predictions), Path(references))
     if structures is None:
         _refuse_names(matching)
@@ -88,7 +93,7 @@ def evaluate(
         make_folder(Path(out))
     cases = []
     for done, pair in enumerate(matching.pairs, start=1):
-        cases.append(_score(pair, structures, tolerance_mm))
+        cases.append(_score(pair, structures, objects, tolerance_mm))
         if progress is not None:
             progress(done, len(matching.pairs))
     settings = {"predictions": str(predictions), "references": str(references), "tolerance_mm": tolerance_mm}
@@ -121,15 +126,25 @@ def _result(cases: list[_Case], structures: Structures | None, settings: dict[st
     return Evaluation(tuple(rows), summarise(rows, values, {**settings, "labels": named}, _notes(cases, structures)))
 
 
-def _score(pair: Pair, structures: Structures | None, tolerance_mm: float) -> _Case:
+def _check_objects(objects: Sequence[str], structures: Structures | None) -> None:
+    unknown = [name for name in objects if structures is None or name not in structures.values]
+    if unknown:
+        named = "none, for no labels are given" if structures is None else ", ".join(structures.values)
+        raise UsageError(
+            f'The objects of "{unknown[0]}" cannot be scored: the structures are {named}.',
+            "Name a structure: --labels cell=255 --objects cell.",
+        )
+
+
+def _score(pair: Pair, structures: Structures | None, objects: Sequence[str], tolerance_mm: float) -> _Case:
     case = _Case(pair)
     if pair.prediction is None:
         case.status, case.message = MISSING, "There is no prediction of this name."
         return case
     try:
-        ours, theirs = read_pair(pair.prediction, pair.reference, structures)
-        case.remarks = [ours.remarks, theirs.remarks]
-        prediction, reference, geometry = ours.values, theirs.values, theirs.geometry
+        found, truth = read_pair(pair.prediction, pair.reference, structures)
+        case.remarks = [found.remarks, truth.remarks]
+        prediction, reference, geometry = found.values, truth.values, truth.geometry
         present = sorted({int(value) for array in (prediction, reference) for value in np.unique(array)})
         ignore: tuple[int, ...] = ()
         if structures is None:
@@ -141,6 +156,10 @@ def _score(pair: Pair, structures: Structures | None, tolerance_mm: float) -> _C
         case.scores = score_values(
             prediction, reference, case.values, geometry.spacing, ignore=ignore, tolerance_mm=tolerance_mm
         )
+        for name in (name for name in objects if name in case.values):
+            known = ~np.isin(reference, ignore)
+            ours, theirs = (np.isin(array, case.values[name]) & known for array in (prediction, reference))
+            case.partitions[name] = score_partition(ours, theirs)
     except MedunetError as error:
         case.status, case.message = FAILED, str(error)
         logger.warning("%s: %s", pair.case, error)
@@ -177,7 +196,8 @@ def _rows(case: _Case, values: Mapping[str, tuple[int, ...]], structures: Struct
         return [Row(case.pair.case, "", case.status, message=case.message)]
     wanted = values if structures is None else case.values
     scores = {name: case.scores.get(name, _ABSENT) for name in wanted}
-    return [Row(case.pair.case, name, score.outcome, score) for name, score in scores.items()]
+    found = case.partitions
+    return [Row(case.pair.case, name, score.outcome, score, "", found.get(name)) for name, score in scores.items()]
 
 
 def _notes(cases: list[_Case], structures: Structures | None) -> list[str]:

@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 
 from medunet.atomic import write_json, write_text
-from medunet.metrics import StructureScore
+from medunet.metrics import PartitionScore, StructureScore
 
 METRICS: tuple[str, ...] = tuple(field.name for field in fields(StructureScore))
 """Columns of per_case.csv and keys of summary.json, in order; units are in the names."""
+
+OBJECTS: tuple[str, ...] = tuple(field.name for field in fields(PartitionScore))
+"""The same for structures whose objects are told apart; there only where that was asked for."""
 
 MISSING = "missing prediction"
 FAILED = "failed"
@@ -37,6 +40,10 @@ DEFINITIONS: dict[str, str] = {
     "reference_ml": "volume of R",
     "volume_difference_ml": "volume of P minus volume of R",
     "ravd_percent": "absolute volume difference in percent of the volume of R",
+    "rand_split": "of the pairs of voxels within one object of R, the share within one object of P, borders thinned",
+    "rand_merge": "of the pairs of voxels of R's objects within one object of P, the share within one object of R",
+    "rand_f": "harmonic mean of rand_split and rand_merge (ISBI 2012, foreground-restricted)",
+    "pixel_error": "share of all voxels that are structure in one mask and not in the other",
     "null": "undefined; missed: P is empty, R is not; false positive: R is empty, P is not; both empty: no score",
     "statistics": "over the cases where a metric is defined (n); std with n - 1, null for a single case",
     "mean_foreground_dice": "mean over labels of the mean over cases",
@@ -53,6 +60,7 @@ class Row:
         status: "ok", "missed", "false positive", "both empty", "missing prediction" or "failed".
         score: None where the case could not be scored.
         message: why it could not.
+        partition: how well its objects are told apart; None unless that was asked for.
     """
 
     case: str
@@ -60,6 +68,12 @@ class Row:
     status: str
     score: StructureScore | None = None
     message: str = ""
+    partition: PartitionScore | None = None
+
+    def numbers(self) -> dict[str, float | None]:
+        """All scores by name."""
+        parts = [asdict(part) for part in (self.score, self.partition) if part is not None]
+        return {name: value for part in parts for name, value in part.items()}
 
 
 @dataclass(frozen=True)
@@ -120,7 +134,7 @@ def summarise(
 
 
 def _label_summary(rows: Sequence[Row], values: Sequence[int]) -> dict[str, Any]:
-    scores = [asdict(row.score) for row in rows if row.score is not None]
+    scores = [row.numbers() for row in rows if row.score is not None]
     statuses = [row.status for row in rows]
     return {
         "values": list(values),
@@ -128,7 +142,7 @@ def _label_summary(rows: Sequence[Row], values: Sequence[int]) -> dict[str, Any]
         "n_missed": statuses.count("missed"),
         "n_false_positive": statuses.count("false positive"),
         "n_both_empty": statuses.count("both empty"),
-        "metrics": {metric: _statistics([score[metric] for score in scores]) for metric in METRICS},
+        "metrics": {metric: _statistics([score.get(metric) for score in scores]) for metric in _metrics(rows)},
     }
 
 
@@ -146,12 +160,18 @@ def _statistics(values: Sequence[float | None]) -> dict[str, float | int | None]
     }
 
 
+def _metrics(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Names of the scores that rows have."""
+    return METRICS + (OBJECTS if any(row.partition is not None for row in rows) else ())
+
+
 def _csv(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "label", "status", *METRICS, "message"])
+    metrics = _metrics(rows)
+    writer.writerow(["case", "label", "status", *metrics, "message"])
     for row in rows:
-        score = asdict(row.score) if row.score else {}
-        numbers = ["" if score.get(metric) is None else f"{score[metric]:.6g}" for metric in METRICS]
+        scores = row.numbers()
+        numbers = ["" if (score := scores.get(metric)) is None else f"{score:.6g}" for metric in metrics]
         writer.writerow([row.case, row.label, row.status, *numbers, row.message])
     return text.getvalue()

@@ -8,6 +8,7 @@ import json
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 import medunet
 from medunet.errors import DatasetError, OutputError, UsageError
@@ -296,3 +297,30 @@ def test_an_out_that_is_a_file_is_refused_before_any_work(study, tmp_path):
 def test_an_impossible_tolerance_is_a_usage_error(study, tolerance):
     with pytest.raises(UsageError, match="tolerance"):
         evaluate(*study, tolerance_mm=tolerance)
+
+
+def test_objects_are_told_apart_where_asked(tmp_path):
+    for folder in ("pred", "ref"):
+        (tmp_path / folder).mkdir()
+    cells = np.full((20, 30), 255, np.uint8)
+    cells[:, [10, 20]] = 0
+    Image.fromarray(cells).save(tmp_path / "ref" / "a.png")
+    cells[5, 10] = 255  # a hole in a membrane
+    Image.fromarray(cells).save(tmp_path / "pred" / "a.png")
+    result = evaluate(
+        tmp_path / "pred", tmp_path / "ref", tmp_path / "out", labels="cell=255,membrane=0", objects=["cell"]
+    )
+    metrics = result.summary["labels"]["cell"]["metrics"]
+    assert metrics["pixel_error"]["mean"] == pytest.approx(1 / 600)
+    assert metrics["rand_split"]["mean"] == pytest.approx(1.0)
+    assert metrics["rand_merge"]["mean"] == pytest.approx(2 / 3, abs=0.15)
+    assert "rand_f" not in result.summary["labels"]["membrane"]["metrics"]
+    rows = list(csv.DictReader((tmp_path / "out" / "per_case.csv").read_text().splitlines()))
+    assert float(rows[0]["rand_f"]) == pytest.approx(metrics["rand_f"]["mean"], rel=1e-4)
+    assert rows[1]["rand_f"] == ""
+
+
+@pytest.mark.parametrize("labels", [None, "cell=255"])
+def test_objects_of_a_structure_that_is_not_named_are_refused(study, labels):
+    with pytest.raises(UsageError, match='objects of "nucleus" cannot be scored'):
+        evaluate(*study, labels=labels, objects=["nucleus"])
