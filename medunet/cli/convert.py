@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medunet.cli.options import IrregularOption, SeriesOption
+from medunet.cli.options import ColourOption, IrregularOption, SeriesOption, VolumeOption, selection_of
 
 
 def convert(
@@ -30,15 +30,24 @@ def convert(
         typer.Option("--labels", metavar="FILE|NAME=VALUE,...", help="Names of a mask's values.", show_default=False),
     ] = None,
     series: SeriesOption = None,
+    volume: VolumeOption = None,
     irregular: IrregularOption = "refuse",
+    colour: ColourOption = "refuse",
 ) -> None:
     """Convert an image or a mask; a mask to DICOM with --reference.
 
-    Prints the path of the new file.
+    Prints the path of the new file, or of each with --volume all.
     """
+    from medunet.errors import UsageError
     from medunet.interop.convert import convert as run
-    from medunet.io.selection import Selection
+    from medunet.interop.convert import convert_volumes
+    from medunet.io.selection import ALL
 
-    print(
-        run(source, output, reference=reference, selection=Selection(series, irregular), labels=labels, wanted=wanted)
-    )
+    selection = selection_of(series, volume, irregular, colour)
+    if selection.volume == ALL:
+        if reference is not None or labels is not None:
+            raise UsageError("A mask belongs to one volume.", "Give its number with --volume.")
+        for path in convert_volumes(source, output, selection=selection, wanted=wanted):
+            print(path)
+        return
+    print(run(source, output, reference=reference, selection=selection, labels=labels, wanted=wanted))

@@ -76,7 +76,7 @@ def _show_path(path: Path, *, as_json: bool) -> None:
     if as_json:
         show_json(result.to_json())
     else:
-        show_facts({"kind": result.kind, "path": result.path, "healthy": result.healthy, **result.facts})
+        show_facts({"kind": result.kind, "path": result.path, "healthy": result.healthy, **result.for_people()})
         show_sentences("notes", result.notes)
     if result.healthy:
         return

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from medunet.io.selection import Selection
 
 SeriesOption = Annotated[
     str | None, typer.Option("--series", metavar="UID|TEXT|largest", help="Which series of a DICOM export.")
 ]
+VolumeOption = Annotated[
+    str | None, typer.Option("--volume", metavar="N|all", help="Which volume of a DICOM series of several.")
+]
 IrregularOption = Annotated[
     str, typer.Option("--irregular", metavar="refuse|resample", help="DICOM slices with gaps, or tilted.")
 ]
+ColourOption = Annotated[
+    str, typer.Option("--colour", metavar="refuse|grey", help="DICOM colour slices that state where they lie.")
+]
+
+
+def selection_of(series: str | None, volume: str | None, irregular: str, colour: str) -> Selection:
+    """The selection that the options make.
+
+    Raises:
+        UsageError: one of them is none.
+    """
+    from medunet.io.selection import Selection
+
+    number = int(volume) if volume is not None and volume.isdecimal() else volume
+    return Selection(series, irregular, number, colour)

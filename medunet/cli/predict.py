@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medunet.cli.options import IrregularOption, SeriesOption
+from medunet.cli.options import ColourOption, IrregularOption, SeriesOption, VolumeOption, selection_of
 
 
 def predict(
@@ -48,7 +48,9 @@ def predict(
         typer.Option("--set", metavar="KEY=VALUE", help="Change inference.* or postprocess; may be repeated."),
     ] = None,
     series: SeriesOption = None,
+    volume: VolumeOption = None,
     irregular: IrregularOption = "refuse",
+    colour: ColourOption = "refuse",
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Write CASE_prob.nii.gz, one volume per label.")
     ] = False,
@@ -57,6 +59,9 @@ def predict(
     ] = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave finished cases alone.")] = False,
     report: Annotated[Path | None, typer.Option("--report", help="Where the JSON report goes.")] = None,
+    show_identifiers: Annotated[
+        bool, typer.Option("--show-identifiers", help="Write UIDs and Patient IDs into the report.")
+    ] = False,
     ray: Annotated[
         str | None, typer.Option("--ray", metavar="ADDRESS", help="Use a Ray cluster: HOST:PORT, or auto.")
     ] = None,
@@ -72,16 +77,16 @@ def predict(
         from medunet.inference.batch import Options
         from medunet.inference.batch import predict as run
         from medunet.inference.predictor import Predictor
-        from medunet.io.selection import Selection
         from medunet.model import load_model
 
     options = Options(
         formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
-        selection=Selection(series, irregular),
+        selection=selection_of(series, volume, irregular, colour),
         probabilities=save_probabilities,
         uncertainty=save_uncertainty,
         skip_existing=skip_existing,
         report=report,
+        show_identifiers=show_identifiers,
     )
     models = [load_model(path) for path in model]
     if overrides:

@@ -48,6 +48,18 @@ def _fold(config: Config) -> Iterator[Finding]:
         )
 
 
+def _series(config: Config) -> Iterator[Finding]:
+    rules = config.data.series
+    limits = {} if rules is None else {"slices": rules.slices, "spacing": rules.spacing}
+    for key, pair in limits.items():
+        if pair is not None and pair[0] > pair[1]:
+            yield Finding(
+                (("data", "series", key),),
+                "must be the smallest number that fits, then the largest.",
+                as_written(list(pair)),
+            )
+
+
 def _orientation(config: Config) -> Iterator[Finding]:
     letters, dims = config.preprocess.orientation, config.network.dims
     axes = [next(i for i, pair in enumerate(_AXES) if letter in pair) for letter in letters]
@@ -163,6 +175,7 @@ def _augment(config: Config) -> Iterator[Finding]:
 _RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _task_name,
     _fold,
+    _series,
     *LABEL_RULES,
     _orientation,
     _spacing,

@@ -18,6 +18,7 @@ from medunet.config.losses import CrossEntropyConfig, DiceLossConfig, LossTerm
 from medunet.config.networks import NetworkConfig, UNetConfig
 from medunet.config.postprocess import PostprocessStep
 from medunet.config.section import Finite, Fraction, Positive, PositiveFloat, Section, as_tuple
+from medunet.config.series import SeriesRules
 from medunet.config.training import Duration, Metric, TrainConfig
 
 
@@ -31,6 +32,9 @@ class DataConfig(Section):
     studies, each with a segmentation or structure set."""
     modality: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("CT",)
     """One name per image channel, for example [CT] or [T1, T2, FLAIR]."""
+    series: SeriesRules | None = None
+    """Which series of a DICOM export is meant, in training and, through the model, in prediction; null: the only
+    volume."""
     fold: Annotated[int, Field(ge=0)] = 0
     """Which fold is held out for validation, from 0."""
     folds: Annotated[int, Field(ge=2)] = 5

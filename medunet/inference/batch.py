@@ -17,10 +17,11 @@ from medunet.errors import UsageError
 from medunet.export.formats import FORMATS, format_of
 from medunet.inference.case import CaseWork, Targets
 from medunet.inference.doubt import MAPS as DOUBTS
+from medunet.inference.identity import as_filed
 from medunet.inference.inputs import Input, find_inputs
 from medunet.inference.memory import PeakMeter
 from medunet.inference.pipeline import run, stoppable
-from medunet.inference.predictor import Predictor
+from medunet.inference.predictor import Predictor, rules_of
 from medunet.inference.report import CaseReport, Report
 from medunet.io.files import image_ending, stem
 from medunet.io.selection import ANY, Selection
@@ -42,6 +43,7 @@ class Options:
         probabilities: write `CASE_prob.nii.gz` too, one volume per label on the fourth axis.
         uncertainty: write `CASE_entropy.nii.gz` too, and of several networks `CASE_disagreement.nii.gz`.
         skip_existing: leave cases alone whose outputs are all there and are those that the report lists.
+        show_identifiers: UIDs and Patient IDs may stand in the report.
         report: where the report goes; None: `predict.json` in an output folder, none beside a single file.
         ahead: read the next case and write the last one while one is computed; False: one at a time, in the memory
             of one.
@@ -53,6 +55,7 @@ class Options:
     uncertainty: bool = False
     skip_existing: bool = False
     report: Path | None = None
+    show_identifiers: bool = False
     ahead: bool = True
 
 
@@ -83,8 +86,10 @@ def predict(
         UsageError: no input, an unknown format, a single output file for several cases, output over input.
         OutputError: the output folder or report cannot be written.
     """
-    source, output, options = Path(source), Path(output), options or Options()
+    source, output = Path(source), Path(output)
+    options = for_models(options or Options(), predictor.models)
     plan = plan_cases(source, output, options, predictor.models)
+    inputs = {entry.id: entry for entry, _ in plan}
     meter = PeakMeter()
     reports: dict[str, CaseReport] = {}
     about = header(predictor.models, _facts(predictor))
@@ -105,7 +110,7 @@ def predict(
 
         def done(work: CaseWork) -> None:
             reports[work.report.case] = work.report
-            report.add(work.report)
+            report.add(as_filed(work.report, inputs[work.report.case], show=options.show_identifiers))
             work.tell()
             if progress is not None:
                 progress(len(reports), len(plan), work.report)
@@ -116,6 +121,13 @@ def predict(
     return list(reports.values())
 
 
+def for_models(options: Options, models: Sequence[Model]) -> Options:
+    """The options, with what the models say of the series that they want."""
+    selection = options.selection
+    rules = selection.rules or rules_of(models)
+    return replace(options, selection=replace(selection, rules=rules))
+
+
 def plan_cases(source: Path, output: Path, options: Options, models: Sequence[Model]) -> list[tuple[Input, Targets]]:
     """All cases of `source` and the files they become; makes the output folder.
 
@@ -123,7 +135,7 @@ def plan_cases(source: Path, output: Path, options: Options, models: Sequence[Mo
         UsageError, OutputError: as `predict`.
     """
     _check_output(source, output, options)
-    inputs = find_inputs(source, channels=len(models[0].spec.modality))
+    inputs = find_inputs(source, channels=len(models[0].spec.modality), selection=options.selection)
     networks = sum(model.size for model in models)
     return list(zip(inputs, _targets(inputs, output, options, networks), strict=True))
 

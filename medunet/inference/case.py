@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -69,7 +70,9 @@ class CaseWork:
         meter: PeakMeter,
         finished: Finished | None = None,
     ) -> None:
-        self.report = CaseReport(entry.id, str(entry.paths[0]))
+        self.report = CaseReport(
+            entry.id, str(entry.paths[0]), study=entry.series[0].study_id if entry.series else None
+        )
         self._predictor = predictor
         self._entry = entry
         self._targets = targets
@@ -90,6 +93,10 @@ class CaseWork:
                 return
             volume = self._entry.read(self._selection, channels=len(self._predictor.spec.modality))
             self.report.warnings.extend([*self._entry.notes, *volume.source.notes])
+            series = volume.source.series
+            if series is not None:
+                self.report.study, self.report.series = series.study_id, series.id
+                self.report.volume = series.number or None
             check_source(self._targets.masks, volume)
             self._volume = volume
 
@@ -122,8 +129,14 @@ class CaseWork:
         if self._note:
             logger.warning("%s: %s", self.report.case, self._note)
         if self._error is not None:
-            logger.debug("%s", self.report.case, exc_info=self._error)
+            logger.debug("%s: %s", self.report.case, self._trace(self._error))
         log_outcome(self.report)
+
+    def _trace(self, error: Exception) -> str:
+        """Where an error came from; of DICOM without what it says, for libraries quote headers, and names with them."""
+        if not self._entry.series:
+            return "".join(traceback.format_exception(error))
+        return "".join([*traceback.format_tb(error.__traceback__), type(error).__name__])
 
     def _is_finished(self) -> bool:
         if self._finished is None:
@@ -169,7 +182,8 @@ class CaseWork:
             self.report.error, self.report.hint = error.message, error.hint
         else:
             self._error = error
-            self.report.error = f"Something unexpected went wrong: {type(error).__name__}: {error}"
+            said = "" if self._entry.series else f": {error}"
+            self.report.error = f"Something unexpected went wrong: {type(error).__name__}{said}"
             self.report.hint = "Please report this, with what -v prints."
 
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from medunet.errors import DeviceError, UsageError
-from medunet.inference.batch import Options, Progress, header, open_report, plan_cases
+from medunet.inference.batch import Options, Progress, for_models, header, open_report, plan_cases
 from medunet.inference.case import log_outcome
 from medunet.inference.crew import Crew, Job
+from medunet.inference.identity import as_filed
 from medunet.inference.pipeline import stoppable
 from medunet.inference.predictor import check_together
 from medunet.inference.report import CaseReport
@@ -66,13 +67,15 @@ def predict_on_cluster(
         DeviceError: no cluster answers, or no node can load the model.
         OutputError: the output folder or report cannot be written.
     """
-    source, output, options = Path(source).absolute(), Path(output).absolute(), options or Options()
+    source, output = Path(source).absolute(), Path(output).absolute()
     settings = settings or {}
     _check_call(address, str(settings.get("device", "auto")))
     ray = _import_ray()
     loaded = [model if isinstance(model, Model) else load_model(model) for model in models]
     check_together(loaded)
+    options = for_models(options or Options(), loaded)
     plan = plan_cases(source, output, options, loaded)
+    inputs = {entry.id: entry for entry, _ in plan}
     reports: dict[str, CaseReport] = {}
     with _connected(ray, address), stoppable():
         crew = Crew(ray, [_content(model) for model in loaded], settings, ahead=options.ahead)
@@ -82,7 +85,7 @@ def predict_on_cluster(
 
             def done(case: CaseReport) -> None:
                 reports[case.case] = case
-                report.add(case)
+                report.add(as_filed(case, inputs[case.case], show=options.show_identifiers))
                 log_outcome(case)
                 if progress is not None:
                     progress(len(reports), len(plan), case)

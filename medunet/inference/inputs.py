@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medunet.errors import DataError, ReadError, UsageError
+from medunet.errors import DataError, DicomError, ReadError, UsageError
 from medunet.io.files import image_ending, stem
 from medunet.io.read import read_volume, reads_as_dicom
-from medunet.io.selection import ANY, Selection
+from medunet.io.selection import ALL, ANY, Selection
 from medunet.io.volume import Volume
 
 if TYPE_CHECKING:  # pydicom takes a fifth of a second to import, which a NIfTI file need not wait for
@@ -34,12 +34,14 @@ class Input:
         paths: image files, one per channel, or the DICOM folder.
         series: series of the DICOM study; empty for image files.
         notes: what was left out when it was found.
+        only: UID of the series and number of the volume that this case is, of several; None: as `read` is told.
     """
 
     id: str
     paths: tuple[Path, ...]
     series: tuple[Series, ...] = ()
     notes: tuple[str, ...] = ()
+    only: tuple[str, int] | None = None
 
     def read(self, selection: Selection = ANY, *, channels: int = 1) -> Volume:
         """Read the image.
@@ -54,6 +56,8 @@ class Input:
         if self.series:
             from medunet.io.dicom import read_chosen
 
+            if self.only is not None:
+                selection = replace(selection, series=self.only[0], volume=self.only[1])
             return read_chosen(self.series, selection)
         numbers = [match["channel"] for path in self.paths if (match := _CHANNEL.match(stem(path)))]
         if len(self.paths) > 1 and numbers != [f"{number:04d}" for number in range(channels)]:
@@ -66,12 +70,13 @@ class Input:
         return read_volume(self.paths, selection=selection, channels=channels)
 
 
-def find_inputs(path: Path, *, channels: int = 1) -> list[Input]:
+def find_inputs(path: Path, *, channels: int = 1, selection: Selection = ANY) -> list[Input]:
     """All cases at `path`, sorted by id.
 
     Args:
         path: image file, DICOM file, or folder.
         channels: channels the model takes.
+        selection: of all volumes ("all") each becomes a case of its own: `CASE_v1`, `CASE_v2`, ...
 
     Raises:
         UsageError: there is no such path, or nothing in it that could be segmented.
@@ -79,7 +84,8 @@ def find_inputs(path: Path, *, channels: int = 1) -> list[Input]:
     if not path.exists():
         raise UsageError(f"There is no input {path}.", "Check the path.")
     if path.is_file():
-        return _from_dicom_file(path) if reads_as_dicom(path) else [Input(stem(path), (path,))]
+        found = _from_dicom_file(path) if reads_as_dicom(path) else [Input(stem(path), (path,))]
+        return [volume for entry in found for volume in _volumes(entry, selection)]
     files = sorted(entry for entry in path.iterdir() if entry.is_file() and image_ending(entry))
     zips = sorted(entry for entry in path.iterdir() if entry.is_file() and entry.suffix.lower() == ".zip")
     inside = [study for file in zips for study in _from_dicom_file(file)]
@@ -89,7 +95,23 @@ def find_inputs(path: Path, *, channels: int = 1) -> list[Input]:
             f"{path} holds no image file and no DICOM series.",
             "Give a NIfTI, NRRD, MHA or picture file, a DICOM folder or a zip of one, or a folder of those.",
         )
-    return sorted(_unique(found), key=lambda entry: entry.id)
+    cases = sorted(_unique(found), key=lambda entry: entry.id)
+    return _unique([volume for entry in cases for volume in _volumes(entry, selection)])
+
+
+def _volumes(entry: Input, selection: Selection) -> list[Input]:
+    """A case per volume, if all are wanted and there are several; what cannot be chosen is told when it is read."""
+    if selection.volume != ALL or not entry.series:
+        return [entry]
+    from medunet.io.dicom import choose_volumes
+
+    try:
+        found = choose_volumes(entry.series, selection)
+    except DicomError:
+        return [entry]
+    if len(found) == 1:
+        return [entry]
+    return [replace(entry, id=f"{entry.id}_v{each.number}", only=(each.uid, each.number)) for each in found]
 
 
 def _from_files(files: Sequence[Path], channels: int) -> list[Input]:
@@ -118,6 +140,7 @@ def _studies(path: Path, *, alone: bool = True) -> list[Input]:
     from medunet.io.dicom import scan
 
     export = scan(path)
+    path = export.path
     studies: dict[str, list[Series]] = defaultdict(list)
     for series in export.series:
         studies[series.study_uid].append(series)
@@ -152,5 +175,5 @@ def _unique(found: Sequence[Input]) -> list[Input]:
             number += 1
             name = f"{entry.id}_{number}"
         taken.add(name)
-        result.append(Input(name, entry.paths, entry.series, entry.notes))
+        result.append(replace(entry, id=name))
     return result

@@ -142,7 +142,7 @@ def _cases(run: Path, config: Config) -> tuple[list[Case], list[Case]]:
     """Up to `_CASES` of those that were trained on, and all that were held out."""
     there = {case.id: case for case in read_manifest(
         Path(config.data.root), config.data.format, channels=len(config.data.modality), log_notes=False
-    ).cases}  # fmt: skip
+    ).by_rules(config.data.series)}  # fmt: skip
     split = json.loads((run / "splits.json").read_bytes())[config.data.fold]
     missing = [name for name in (*split["train"], *split["val"]) if name not in there]
     if missing:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medunet.config.series import SeriesRules
 from medunet.engines.contract import Engine
 from medunet.engines.device import free_bytes, resolve_device, resolve_precision
 from medunet.engines.machine import available_bytes
@@ -179,29 +180,27 @@ class Predictor:
         self,
         source: Any,
         *,
-        series: str | None = None,
-        irregular: str = "refuse",
         probabilities: bool = False,
         uncertainty: bool = False,
         scratch: str | Path | None = None,
+        **which: Any,
     ) -> Prediction:
         """Segment one image.
 
         Args:
             source: a path (image file or DICOM folder), several paths (one per channel), a `Volume`, a nibabel,
                 SimpleITK or itk image.
-            series: which DICOM series: UID, text of its description, or "largest".
-            irregular: DICOM slices on no regular grid are an error ("refuse") or interpolated ("resample").
             probabilities: keep them in the result (C times the memory of the image).
             uncertainty: keep maps of entropy and, of several networks, of disagreement.
             scratch: a folder on a disk that takes probabilities and maps if they would fill much of the memory.
+            which: `series`, `volume`, `irregular` and `colour` of a `Selection`: which volume of a DICOM export, and
+                how it is read. A series that is not named has to fit the rules of the model, if it has such.
 
         Raises:
             DataError: the image cannot be read, holds NaN, or has another number of channels than the model.
             OutOfMemoryError: it cannot be done in the memory that there is.
         """
-        selection = Selection(series, irregular)
-        volume = self._checked(as_volume(source, selection, channels=len(self.spec.modality)))
+        volume = self._volume(source, which)
         with self._lock:
             prediction = self._predict(
                 volume, _Wanted(probabilities, uncertainty, None if scratch is None else Path(scratch))
@@ -210,6 +209,10 @@ class Predictor:
             name: each["disagreement"] for name, each in prediction.uncertainty.items() if "disagreement" in each
         }
         return replace(prediction, flags=find_flags(volume, prediction, self.seen, disagreement))
+
+    def _volume(self, source: Any, which: Mapping[str, Any]) -> Volume:
+        selection = Selection(**which, rules=rules_of(self.models))
+        return self._checked(as_volume(source, selection, channels=len(self.spec.modality)))
 
     def _checked(self, volume: Volume) -> Volume:
         """The volume, if the networks take its axes and channels."""
@@ -227,10 +230,9 @@ class Predictor:
             )
         return volume
 
-    def plan(self, source: Any, *, series: str | None = None, irregular: str = "refuse") -> Plan:
+    def plan(self, source: Any, **which: Any) -> Plan:
         """How an image would be segmented, and in how much memory; the arguments are those of a call."""
-        selection = Selection(series, irregular)
-        volume = self._checked(as_volume(source, selection, channels=len(self.spec.modality)))
+        volume = self._volume(source, which)
         with self._lock:
             return self._course(volume).plan
 
@@ -338,6 +340,7 @@ def check_together(models: Sequence[Model]) -> None:
         ModelError: they differ in labels, channels or preprocessing.
     """
     first, *others = models
+    rules_of(models)
     for model in others:
         for key, same in (
             ("labels", model.labels.labels == first.labels.labels),  # in order: it is that of the network's output
@@ -349,3 +352,19 @@ def check_together(models: Sequence[Model]) -> None:
                     f"{model.path} and {first.path} differ in {key}; an ensemble needs models of one task.",
                     "Predict with one of them, or train both from one config.",
                 )
+
+
+def rules_of(models: Sequence[Model]) -> SeriesRules | None:
+    """Which series of a DICOM export the models want; None: they say nothing of it.
+
+    Raises:
+        ModelError: they want different ones.
+    """
+    stated = {model.spec.inference.series: model for model in models if model.spec.inference.series is not None}
+    if len(stated) > 1:
+        first, other, *_ = stated.values()
+        raise ModelError(
+            f"{first.path} and {other.path} want different series of a DICOM export (inference.series in model.yaml).",
+            "Predict with one of them, or train both from one config.",
+        )
+    return next(iter(stated), None)

@@ -35,6 +35,9 @@ class CaseReport:
     Attributes:
         case: id.
         input: path it was read from.
+        study, series: of DICOM images: their UIDs, hashed; null where the image is none, or none was chosen.
+        volume: number of the volume in a series of several, else null.
+        identifiers: UIDs and Patient ID in the clear, where they were asked for.
         status: "done", "failed" or "skipped" (its outputs were there already; they are listed all the same).
         seconds: reading, network and writing to the last byte, added up. While it waits for its neighbours nothing
             is counted; since their stages run at the same time, the sum over all cases is more than the run took.
@@ -52,6 +55,10 @@ class CaseReport:
 
     case: str
     input: str
+    study: str | None = None
+    series: str | None = None
+    volume: int | None = None
+    identifiers: dict[str, str] = field(default_factory=dict)
     status: str = "failed"
     seconds: float = 0.0
     peak_memory_bytes: int | None = None

@@ -12,20 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
-from medunet.errors import UsageError
+from medunet.errors import DicomError, UsageError
 from medunet.evaluation.structures import LabelsLike, read_structures
 from medunet.export.formats import FORMATS, format_of, write_mask
 from medunet.export.itk import write_itk_array
 from medunet.export.nifti import write_nifti_array
 from medunet.geometry import Geometry
-from medunet.io.dicom import Series, choose, scan
+from medunet.io.dicom import Series, choose, choose_volumes, read_series, scan
 from medunet.io.dicom.contoured import is_rtstruct, read_rtstruct
 from medunet.io.dicom.segments import is_seg, read_seg
-from medunet.io.files import read_mask
+from medunet.io.files import image_ending, read_mask, stem
 from medunet.io.read import read_volume, reads_as_dicom
 from medunet.io.sampling import labels_on_grid
-from medunet.io.selection import ANY, Selection
-from medunet.io.volume import Segmentation, Source
+from medunet.io.selection import ALL, ANY, Selection
+from medunet.io.volume import Segmentation, Source, Volume
 from medunet.labels import BACKGROUND, LabelMap
 
 logger = logging.getLogger("medunet")
@@ -78,8 +78,49 @@ def convert(
     return write_mask(mask, output, wanted=name)
 
 
+def convert_volumes(
+    source: str | Path, output: str | Path, *, selection: Selection = ANY, wanted: str | None = None
+) -> list[Path]:
+    """Convert all volumes of a DICOM series to images: `scan.nii.gz` becomes `scan_v1.nii.gz`, `scan_v2.nii.gz`, ...
+
+    Args:
+        source: a DICOM folder, zip or multi-frame file.
+        output: the new file, or what they are named after if there are several.
+        selection: which series, and how it is read.
+        wanted: as `convert` takes it.
+
+    Returns:
+        The files.
+
+    Raises:
+        UsageError: no such format, or no DICOM.
+        DataError: no series is meant, or one of its volumes cannot be read; then none is written.
+        OutputError: a file cannot be written.
+    """
+    source, output = Path(source), Path(output)
+    name = format_of(output, wanted)
+    if FORMATS[name].dicom or not reads_as_dicom(source):
+        raise UsageError("All volumes can be taken of a DICOM series, and become images.", "Leave out --volume.")
+    found = choose_volumes(scan(source).series, replace(selection, volume=ALL))
+    for series in found:
+        if not series.plausible:
+            raise DicomError(f"{series.title} cannot be read as a volume: {series.verdict}.", series.remedy)
+    start, ending = stem(output), image_ending(output)
+    return [
+        _written(
+            read_series(series),
+            output if len(found) == 1 else output.with_name(f"{start}_v{series.number}{ending}"),
+            name,
+        )
+        for series in found
+    ]
+
+
 def _image(source: Path, output: Path, name: str, selection: Selection) -> Path:
-    volume = read_volume(source, selection=selection, check_values=False)
+    return _written(read_volume(source, selection=selection, check_values=False), output, name)
+
+
+def _written(volume: Volume, output: Path, name: str) -> Path:
     for note in volume.source.notes:
         logger.info("%s", note)
     if name == "nifti":

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medunet.errors import Problem
+from medunet.io.selection import ANY, Selection
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Case:
         label: mask file; None where there is none.
         group: patient (or site, ...) whose cases must stay in one fold; None where none is stated.
         fold: fold in which the case is held out, from 0; None where the data set does not say.
+        selection: which volume of its DICOM folders is meant.
     """
 
     id: str
@@ -28,6 +30,7 @@ class Case:
     label: Path | None = None
     group: str | None = None
     fold: int | None = None
+    selection: Selection = ANY
 
 
 @dataclass

@@ -68,7 +68,7 @@ def read_case_image(case: Case, *, channels: int | None = None) -> Volume:
     Raises:
         DataError: as `read_volume`.
     """
-    return read_volume(case.images, channels=channels, referred=_referred(case.label))
+    return read_volume(case.images, selection=case.selection, channels=channels, referred=_referred(case.label))
 
 
 def _referred(label: Path | None) -> tuple[str, ...]:

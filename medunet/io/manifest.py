@@ -8,9 +8,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medunet.config.series import SeriesRules
 from medunet.errors import DatasetError, Problem, UsageError
 from medunet.io.case import Case, Listing
 from medunet.io.folds import fold_problems
@@ -20,6 +21,7 @@ from medunet.io.layouts.folders import find_pair, read_folders
 from medunet.io.layouts.nnunet import read_nnunet
 from medunet.io.layouts.studies import holds_studies, read_studies
 from medunet.io.layouts.tables import read_table
+from medunet.io.selection import Selection
 
 __all__ = ["FORMATS", "Case", "Manifest", "detect", "read_manifest"]
 
@@ -58,6 +60,11 @@ class Manifest:
     def __iter__(self) -> Iterator[Case]:
         """The cases by id."""
         return iter(self.cases)
+
+    def by_rules(self, rules: SeriesRules | None) -> Manifest:
+        """The same cases, of whose DICOM folders the series is read that fits `data.series`."""
+        cases = tuple(replace(case, selection=Selection(rules=rules)) for case in self.cases)
+        return replace(self, cases=cases)
 
     def __len__(self) -> int:
         """Number of cases."""

@@ -21,6 +21,7 @@ from medunet.config.networks import NetworkConfig
 from medunet.config.postprocess import PostprocessStep, misfits
 from medunet.config.schema import Config, PreprocessConfig
 from medunet.config.section import Positive, Section
+from medunet.config.series import SeriesRules
 from medunet.errors import DataError, ModelError
 from medunet.labels import LabelMap
 from medunet.model.seen import Seen
@@ -45,6 +46,7 @@ class InferenceSpec(Section):
     tta: bool = False
     mirror_axes: tuple[int, ...] = ()
     skip_air: bool = True
+    series: SeriesRules | None = None
 
 
 class ModelSpec(Section):
@@ -95,6 +97,7 @@ def new_spec(
             tta=config.inference.tta,
             mirror_axes=mirror_axes(config.augment, config.network.dims),
             skip_air=config.inference.skip_air,
+            series=config.data.series,
         ),
         postprocess=config.postprocess,
         weights=tuple(files),
@@ -109,6 +112,8 @@ def spec_text(spec: ModelSpec) -> str:
     """The content of model.yaml; what a model has nothing to say of is left out, so that older versions read it."""
     unsaid = {"weights": spec.weights == (WEIGHTS_FILE,), "seen": spec.seen is None}
     content = spec.model_dump(mode="json", exclude={key for key, unneeded in unsaid.items() if unneeded})
+    if spec.inference.series is None:
+        del content["inference"]["series"]
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 

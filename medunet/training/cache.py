@@ -149,6 +149,8 @@ def case_key(
         "flat": flat,
         "versions": [CACHE_VERSION, PREPROCESS_VERSION, np.__version__, scipy.__version__, torch.__version__],
     }
+    if case.selection.rules is not None:
+        content["series"] = case.selection.rules.model_dump(mode="json")
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -35,6 +35,7 @@ def examine(config: Config, observer: Observer) -> Examined:
     """
     root, channels = Path(config.data.root), len(config.data.modality)
     manifest, problems = survey(root, config.data.format, channels=channels)
+    manifest = manifest.by_rules(config.data.series)
     if not problems:
         split(manifest.cases, config.data.fold, config.data.folds)  # a fold that does not exist is told at once
     there = [case for case in manifest.cases if all(path.exists() for path in (*case.images, case.label) if path)]

@@ -37,11 +37,19 @@ class VolumeReader(ImageReader):
     Args:
         series: which series of a DICOM folder: UID, text of its description, or "largest".
         irregular: DICOM slices on no regular grid are an error ("refuse") or interpolated ("resample").
+        volume: number, from 1, within a series of several volumes.
+        colour: colour slices that state where they lie are an error ("refuse") or read as luma ("grey").
     """
 
-    def __init__(self, series: str | None = None, irregular: str = "refuse") -> None:
+    def __init__(
+        self,
+        series: str | None = None,
+        irregular: str = "refuse",
+        volume: int | None = None,
+        colour: str = "refuse",
+    ) -> None:
         super().__init__()
-        self.selection = Selection(series, irregular)
+        self.selection = Selection(series, irregular, volume, colour)
 
     def verify_suffix(self, filename: Paths) -> bool:  # noqa: ARG002
         """Every path is tried: bytes decide what it is."""

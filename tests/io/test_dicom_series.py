@@ -148,7 +148,7 @@ def test_fewer_images_than_the_series_states_are_told(study: Path) -> None:
     for path in in_order(study / CT_FOLDER)[:5]:
         edit(path, lambda dataset: setattr(dataset, "NumberOfSeriesRelatedInstances", 6))
     in_order(study / CT_FOLDER)[5].unlink()
-    assert "The series states 6 images; 5 are in this volume." in read_dicom(study).source.notes
+    assert "The series states 6 images; 5 are here." in read_dicom(study).source.notes
 
 
 # ------------------------------------------------------------------------------------------------ several series

@@ -24,6 +24,7 @@ class Description:
         facts: name to text, number, list or table (a list of dicts), in the order to be shown.
         problems: sentences about what is wrong; none: it is healthy.
         notes: sentences about what is unusual.
+        columns: of a table, those that people look at; the others are for programs.
     """
 
     kind: str
@@ -31,6 +32,7 @@ class Description:
     facts: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    columns: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def healthy(self) -> bool:
@@ -41,6 +43,14 @@ class Description:
         """Turn an error into problems, one for each that it carries."""
         carried: Iterable[Problem] = getattr(error, "problems", ())
         self.problems += [str(problem) for problem in carried] or [str(error)]
+
+    def for_people(self) -> dict[str, Any]:
+        """The facts, with the columns of tables that people look at."""
+        return {name: self._looked_at(name, value) for name, value in self.facts.items()}
+
+    def _looked_at(self, name: str, value: Any) -> Any:
+        wanted = self.columns.get(name)
+        return value if wanted is None else [{column: row[column] for column in wanted} for row in value]
 
     def to_json(self) -> dict[str, Any]:
         """As numbers, texts, lists and dicts; numbers that are not finite become null."""

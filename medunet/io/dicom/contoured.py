@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydicom.dataelem import RawDataElement
 
 from medunet.errors import DataError, DicomError, ReadError
-from medunet.io.dicom.elements import count, items, numbers, printable, quiet, text
+from medunet.io.dicom.elements import count, items, numbers, printable, quiet, reason_of, text
 from medunet.io.dicom.header import is_dicom, sop_class_of
 from medunet.io.dicom.opening import opened
 from medunet.io.dicom.overlaps import Layers, Overlaps, unlike
@@ -119,8 +119,7 @@ def _whole(path: Path) -> Iterator[Any]:
     except (DicomError, DataError):  # ReadError is a DataError
         raise
     except Exception as error:  # pydicom raises a dozen types for damaged files
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ReadError(f"{path} cannot be read: {reason}.", "Export it again.") from error
+        raise ReadError(f"{path} cannot be read: {reason_of(error)}.", "Export it again.") from error
 
 
 def _check_drawn(dataset: Any, path: Path) -> tuple[Any, ...]:

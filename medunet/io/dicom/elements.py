@@ -7,6 +7,7 @@ VR costs one value and never a warning on the terminal. Knows nothing of images 
 from __future__ import annotations
 
 import math
+import re
 import struct
 import threading
 import warnings
@@ -22,6 +23,7 @@ _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _NUMERIC = frozenset({*_BINARY, "DS", "IS"})
 _TEXTS = frozenset({None, "CS", "LO", "SH"})
 _SHOWN = 40
+_QUOTED = re.compile(r"""b?'[^']*'|b?"[^"]*"|\b[0-9]{8,}\b""")
 
 
 class _Silence:
@@ -67,6 +69,12 @@ def quiet() -> Iterator[None]:
 def _known(keyword: str) -> tuple[BaseTag, str]:
     """Tag and VR, which the dictionary takes long to tell."""
     return Tag(keyword), dictionary_VR(keyword)
+
+
+def reason_of(error: Exception) -> str:
+    """What a library says of a damaged file, on one line, without the values that it quotes: they may be a name."""
+    said = _QUOTED.sub("...", " ".join(str(error).split()))
+    return said[:160] or type(error).__name__
 
 
 def _item(dataset: Any, keyword: str) -> Any:

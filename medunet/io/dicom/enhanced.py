@@ -72,7 +72,16 @@ def _frame(own: Any, shared: Any, whole: Slice, index: int) -> Slice:
         thickness=None if measures is None else thickness_of(measures),
         component=_COMPONENTS.get(component, ""),
         traits=tuple(traits),
+        contrast=whole.contrast and not _unused(own, shared),
     )
+
+
+def _unused(own: Any, shared: Any) -> bool:
+    """Whether the frame says of every contrast agent that it was not administered yet."""
+    usage = next(
+        (found for groups in (own, shared) if (found := items(groups or (), "ContrastBolusUsageSequence"))), ()
+    )
+    return bool(usage) and all(text(item, "ContrastBolusAgentAdministered") == "NO" for item in usage)
 
 
 def group_of(own: Any, shared: Any, keyword: str) -> Any:

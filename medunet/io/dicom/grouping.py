@@ -37,7 +37,7 @@ class Part:
 
 
 def group(slices: Iterable[Slice], digest: Callable[[Slice], str]) -> list[Part]:
-    """All parts, in the order in which their first slices come.
+    """All parts; those of one series in the order of what tells them apart, whatever their files are called.
 
     Args:
         slices: of any number of series.
@@ -49,7 +49,7 @@ def group(slices: Iterable[Slice], digest: Callable[[Slice], str]) -> list[Part]
         by_series.setdefault(cluster[0].identity.series_uid, []).append(cluster)
     return [
         Part(part.slices, ", ".join(filter(None, (label, part.label))), part.dropped)
-        for clusters in by_series.values()
+        for clusters in (sorted(clusters, key=_rank) for clusters in by_series.values())
         for label, cluster in zip(_labels(clusters), clusters, strict=True)
         for part in _by_trait(cluster, digest)
     ]
@@ -84,6 +84,21 @@ def _clusters(slices: Iterable[Slice]) -> list[list[Slice]]:
         else:
             home.append(item)
     return [cluster for clusters in exact.values() for cluster in clusters]
+
+
+def _rank(cluster: Sequence[Slice]) -> tuple[object, ...]:
+    """Order among the clusters of one series: magnitude first, then by view, size and direction."""
+    first = cluster[0]
+    place = first.plane
+    numbers = () if place is None else (*place.spacing, *place.row, *place.column)
+    identity = first.identity
+    return (
+        ["", *_COMPONENT_NAMES].index(first.component),
+        _view(place),
+        (-first.columns, -first.rows),
+        tuple(round(value, 3) for value in numbers),
+        (identity.study_uid, identity.frame_of_reference, identity.patient, first.fault),
+    )
 
 
 def _same_plane(one: Plane | None, other: Plane | None) -> bool:
@@ -123,7 +138,7 @@ def _view(plane: Plane | None) -> str:
 
 
 def _by_trait(cluster: Sequence[Slice], digest: Callable[[Slice], str]) -> list[Part]:
-    if cluster[0].plane is None or cluster[0].fault:
+    if cluster[0].plane is None or (cluster[0].fault and not cluster[0].colour):
         return [Part(tuple(cluster))]
     kept = _without_repeats(cluster, digest)
     dropped = len(cluster) - len(kept)
@@ -166,7 +181,15 @@ def _split(slices: Sequence[Slice]) -> list[tuple[str, list[Slice]]]:
         if len(values) > 1 and all(len(set(ranks[numbers])) == levels for numbers in values.values()):
             return [
                 (", ".join(filter(None, (f"{label} {value or 'none'}", deeper))), part)
-                for value, numbers in values.items()
+                for value, numbers in sorted(values.items(), key=lambda entry: _order(entry[0]))
                 for deeper, part in _split([slices[number] for number in numbers])
             ]
     return [("", list(slices))]
+
+
+def _order(value: str) -> tuple[int, tuple[float, ...], str]:
+    """Order among the values of a trait: none, numbers by size, words."""
+    try:
+        return 0, tuple(float(part) for part in value.split("\\")) if value else (), value
+    except ValueError:
+        return 1, (), value

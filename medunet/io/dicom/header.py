@@ -19,7 +19,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from medunet.errors import ReadError
 from medunet.io.dicom import enhanced
-from medunet.io.dicom.elements import count, parts, printable, quiet, shown, text
+from medunet.io.dicom.elements import count, items, parts, printable, quiet, reason_of, shown, text
 from medunet.io.dicom.opening import head, opened, size_of, stamp_of
 from medunet.io.dicom.plain import native, plain_header
 from medunet.io.dicom.planes import plane_of, rescale_of, thickness_of
@@ -40,6 +40,8 @@ VOLUME_CLASSES = frozenset(
         "1.2.840.10008.5.1.4.1.1.13.1.2",  # X-ray 3D craniofacial
     }
 )
+DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
+COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
 TRAITS = (
     ("image type", "ImageType"),
     ("echo time", "EchoTime"),
@@ -55,6 +57,7 @@ TRAITS = (
     ("acquisition", "AcquisitionNumber"),
     ("kernel", "ConvolutionKernel"),
     ("tube voltage", "KVP"),
+    ("acquisition time", "AcquisitionTime"),
 )
 """Label and keyword of what may tell images at one position apart, the most telling first."""
 
@@ -65,11 +68,13 @@ _TAGS = (
     *("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness", "SpacingBetweenSlices"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *("ContrastBolusAgent", "ContrastBolusAgentSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *(keyword for _, keyword in TRAITS),
 )
 _WANTED = frozenset(int(Tag(keyword)) for keyword in _TAGS)
 _COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I", "M": "M", "P": "P", "R": "R", "I": "I"}
+_DENIALS = ("none", "no", "n", "false", "not given", "without", "no contrast", "n/a", "0")
 _LARGEST_SIDE = 16384
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END = 0xFFFEE000, 0xFFFEE0DD
@@ -164,8 +169,7 @@ def read_header(path: Path) -> Header:
 
 
 def _unreadable(error: Exception) -> ReadError:
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
-    return ReadError(f"its header cannot be read ({reason})")
+    return ReadError(f"its header cannot be read ({reason_of(error)})")
 
 
 def kind_name(sop_class: UID) -> str:
@@ -199,6 +203,8 @@ def _check_pixels(dataset: Any, handle: BinaryIO) -> Native | None:
     if text(dataset.file_meta, "TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
         return None  # the pixel data lie inside the compressed stream; decoding checks them
     frames, samples = max(1, count(dataset, "NumberOfFrames", 1)), max(1, count(dataset, "SamplesPerPixel", 1))
+    if text(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
+        samples = 2  # two pixels share their chrominance
     needed = (rows * columns * frames * samples * bits + 7) // 8
     length, there = _pixel_length(dataset, handle)
     if length == _UNDEFINED:
@@ -268,12 +274,39 @@ def _slices(dataset: Any, path: Path, sop_class: UID, place: Native | None) -> t
         sop_class=str(sop_class),
         sop_uid=text(dataset, "SOPInstanceUID"),
         native=place,
+        contrast=_contrast(dataset),
     )
     if whole.fault:
-        return (whole,)
+        return _coloured(dataset, whole) or (whole,)
+    return _placed(dataset, whole)
+
+
+def _placed(dataset: Any, whole: Slice) -> tuple[Slice, ...]:
+    """The images with the places where they lie."""
     if "PerFrameFunctionalGroupsSequence" in dataset:
         return enhanced.frames(dataset, whole)
     return (_classic(dataset, whole),)
+
+
+def _coloured(dataset: Any, whole: Slice) -> tuple[Slice, ...]:
+    """Colour images that are refused, but could be read as grey values; () if these are none of that kind."""
+    if text(dataset, "PhotometricInterpretation") not in COLOURS or "LOCALIZER" in parts(dataset, "ImageType"):
+        return ()
+    if _fault(dataset):
+        return ()
+    try:
+        found = _placed(dataset, replace(whole, fault=""))
+    except (ReadError, ValueError):
+        return ()
+    if any(item.fault for item in found):
+        return ()
+    return tuple(replace(item, fault=whole.fault, rescale=(1.0, 0.0), colour=True, native=None) for item in found)
+
+
+def _contrast(dataset: Any) -> bool:
+    """Whether a contrast agent is stated; some scanners write the element always, and deny in words."""
+    agent = text(dataset, "ContrastBolusAgent").strip().casefold()
+    return bool(agent.strip("-") and agent not in _DENIALS) or bool(items(dataset, "ContrastBolusAgentSequence"))
 
 
 def _remark(dataset: Any, keyword: str) -> int | None:

@@ -26,10 +26,12 @@ from pydicom.uid import (
 )
 
 from medunet.errors import DicomError, ReadError
-from medunet.io.dicom.elements import quiet
+from medunet.io.dicom.choice import choose
+from medunet.io.dicom.colour import PALETTE_TAGS, luma
+from medunet.io.dicom.elements import quiet, reason_of
 from medunet.io.dicom.opening import opened
 from medunet.io.dicom.plain import native_values
-from medunet.io.dicom.series import Series, choose, scan
+from medunet.io.dicom.series import Series, scan
 from medunet.io.dicom.slices import Slice
 from medunet.io.dicom.threads import in_order
 from medunet.io.selection import ANY, Selection
@@ -39,6 +41,7 @@ _TAGS = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated"),
     *("BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration", "PixelData", "FloatPixelData"),
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *PALETTE_TAGS,
 )
 _INTEGERS = (np.int16, np.int32, np.int64)
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -76,10 +79,11 @@ def read_dicom(path: Path, selection: Selection = ANY, referred: Sequence[str] =
 def read_chosen(series: Sequence[Series], selection: Selection = ANY) -> Volume:
     """Read the one volume that is meant among the series of an export; as `read_dicom`."""
     chosen = choose(series, selection)
+    read = {(item.path, item.frame) for item in chosen.slices}
     others = tuple(
         f"Series {other.title} was left out{': ' if other.verdict else ''}{other.verdict}."
         for other in series
-        if other.slices != chosen.slices
+        if (other.slices[0].path, other.slices[0].frame) not in read
     )
     volume = read_series(chosen)
     return replace(volume, source=replace(volume.source, notes=volume.source.notes + others))
@@ -241,7 +245,7 @@ def _decode(dataset: Any, item: Slice) -> NDArray[Any]:
     _check_decoder(syntax, item)
     try:
         with quiet():
-            stored = _decoded(dataset, item.frame or 0)
+            stored = luma(dataset, item.frame or 0) if item.colour else _decoded(dataset, item.frame or 0)
     except Exception as error:  # and so do its codecs
         raise _undecodable(item.name, error) from error
     if stored.shape != (item.rows, item.columns):
@@ -277,5 +281,6 @@ def _check_decoder(syntax: Any, item: Slice) -> None:
 
 
 def _undecodable(name: str, error: Exception) -> ReadError:
-    reason = " ".join(str(error).split())[:160] or type(error).__name__
-    return ReadError(f"The pixels of {name} cannot be decoded: {reason}.", "Export it again, or uncompressed.")
+    return ReadError(
+        f"The pixels of {name} cannot be decoded: {reason_of(error)}.", "Export it again, or uncompressed."
+    )

@@ -19,7 +19,7 @@ from pydicom.pixels import iter_pixels
 
 from medunet.errors import DicomError, ReadError
 from medunet.geometry import Geometry
-from medunet.io.dicom.elements import count, items, number, printable, quiet, text
+from medunet.io.dicom.elements import count, items, number, printable, quiet, reason_of, text
 from medunet.io.dicom.enhanced import group_of
 from medunet.io.dicom.header import checked_header, is_dicom, sop_class_of
 from medunet.io.dicom.opening import opened
@@ -232,4 +232,4 @@ def _frames(path: Path, dataset: Any, numbers: Sequence[int]) -> Iterator[NDArra
     except ReadError:
         raise
     except Exception as error:  # codecs raise a dozen types
-        raise ReadError(f"its pixels cannot be decoded ({' '.join(str(error).split())[:160]})") from error
+        raise ReadError(f"its pixels cannot be decoded ({reason_of(error)})") from error

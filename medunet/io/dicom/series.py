@@ -1,4 +1,4 @@
-"""What lies in a DICOM export: `scan` a folder to a list of `Series`, and `choose` one of them.
+"""What lies in a DICOM export: `scan` a folder to a list of `Series`.
 
 From headers only. A file that cannot be read is noted and costs nothing but itself.
 """
@@ -18,14 +18,12 @@ from medunet.errors import DicomError, ReadError
 from medunet.geometry import Geometry, format_mm, format_shape
 from medunet.io.dicom.elements import quiet
 from medunet.io.dicom.grouping import Part, group
-from medunet.io.dicom.header import is_dicom, read_header
+from medunet.io.dicom.header import DIRECTORY_CLASS, is_dicom, read_header, sop_class_of
 from medunet.io.dicom.opening import files_below, opened
 from medunet.io.dicom.slices import Slice
 from medunet.io.dicom.stack import IrregularError, Stack, stack
 from medunet.io.dicom.upright import Upright, upright
-from medunet.io.selection import ANY, LARGEST, Selection
 
-_ROWS = 20
 _PIXEL_TAGS = ("BitsStored", "PixelRepresentation", "PixelData")
 logger = logging.getLogger("medunet")
 
@@ -50,6 +48,8 @@ class Series:
         notes: what was noticed.
         upright: of slices that lie on no regular grid, the grid that they could be resampled to.
         resampled: they are read so: `geometry` is that of `upright`.
+        number: which volume of its series this is, from 1; 0: the only one.
+        grey: of colour images that say where they lie, what they are as grey values.
     """
 
     uid: str
@@ -67,6 +67,33 @@ class Series:
     notes: tuple[str, ...] = ()
     upright: Upright | None = field(default=None, repr=False)
     resampled: bool = False
+    number: int = 0
+    grey: Series | None = field(default=None, repr=False)
+
+    @property
+    def id(self) -> str:
+        """The Series Instance UID, hashed: may stand where the UID may not."""
+        return hashed(self.uid)
+
+    @property
+    def study_id(self) -> str:
+        """The Study Instance UID, hashed."""
+        return hashed(self.study_uid)
+
+    @property
+    def kernel(self) -> str:
+        """Convolution Kernel, "" if it is not stated."""
+        return dict(self.slices[0].traits).get("kernel", "")
+
+    @property
+    def contrast(self) -> bool:
+        """Whether a contrast agent is stated."""
+        return self.slices[0].contrast
+
+    @property
+    def voxels(self) -> int:
+        """How many it has."""
+        return int(np.prod(self.shape))
 
     @property
     def plausible(self) -> bool:
@@ -100,6 +127,11 @@ class Series:
         )
 
 
+def hashed(uid: str) -> str:
+    """12 hexadecimal digits that stand for a UID."""
+    return hashlib.sha256(uid.encode()).hexdigest()[:12]
+
+
 @dataclass(frozen=True)
 class Export:
     """What `scan` found.
@@ -118,11 +150,14 @@ class Export:
 def scan(path: Path) -> Export:
     """List the series in a file, folder or zip, at any depth, under any file names.
 
+    A DICOMDIR stands for its folder: what it lists lies there, and what it lists wrongly does, too.
+
     Raises:
         ReadError: there is no such path, or a zip that cannot be read.
     """
     if not path.exists():
         raise ReadError(f"There is no file or folder {path}.", "Check the path.")
+    path = folder_of(path)
     slices: list[Slice] = []
     left_out: dict[str, list[str]] = {}
     for file in files_below(path):
@@ -139,100 +174,50 @@ def scan(path: Path) -> Export:
         if not header.slices:
             left_out.setdefault(f"{header.kind}, no scanner image", []).append(name)
     ignored = tuple(f"{_some(names)} left out: {reason}." for reason, names in left_out.items())
-    found = [_series(part) for part in group(slices, _digest)]
-    found.sort(key=lambda series: (not series.plausible, -int(np.prod(series.shape)), series.uid, series.description))
+    found = _counted(_numbered([_series(part) for part in group(slices, _digest)]), slices)
+    found.sort(key=lambda series: (not series.plausible, -series.voxels, series.uid, series.number, series.description))
     logger.debug("DICOM: %d images in %d series, %d remarks", len(slices), len(found), len(ignored))
     return Export(path, tuple(found), ignored)
+
+
+def folder_of(path: Path) -> Path:
+    """The folder of a DICOMDIR; any other path itself."""
+    return path.parent if is_dicom(path) and sop_class_of(path) == DIRECTORY_CLASS else path
+
+
+def _numbered(found: Sequence[Series]) -> list[Series]:
+    """Number the volumes of each series that holds several; what is no volume of it, such as a localizer, is none."""
+    parts: dict[tuple[str, bool], list[int]] = {}
+    for place, series in enumerate(found):
+        if series.plausible or series.missed or series.grey is not None:
+            parts.setdefault((series.uid, series.grey is not None), []).append(place)
+    result = list(found)
+    for places in parts.values():
+        for number, place in enumerate(places if len(places) > 1 else (), start=1):
+            series = result[place]
+            grey = None if series.grey is None else replace(series.grey, number=number)
+            result[place] = replace(series, number=number, grey=grey)
+    return result
+
+
+def _counted(found: Sequence[Series], slices: Sequence[Slice]) -> list[Series]:
+    """Say of a series that fewer images are here than it states, whatever volumes they belong to."""
+    here: dict[str, set[str]] = {}
+    for item in slices:
+        here.setdefault(item.identity.series_uid, set()).add(item.sop_uid or str(item.path))
+    result = []
+    for series in found:
+        stated, images = max(item.series_images for item in series.slices), len(here[series.uid])
+        note = (f"The series states {stated} images; {images} are here.",) if stated > images else ()
+        grey = None if series.grey is None else replace(series.grey, notes=series.grey.notes + note)
+        result.append(replace(series, notes=series.notes + note, grey=grey))
+    return result
 
 
 def _some(names: Sequence[str]) -> str:
     if len(names) <= 3:
         return f"{', '.join(names)} {'was' if len(names) == 1 else 'were'}"
     return f"{', '.join(names[:2])} and {len(names) - 2} more were"
-
-
-def choose(series: Sequence[Series], selection: Selection = ANY) -> Series:
-    """The one series that is meant. Single slices stand back behind volumes.
-
-    Args:
-        series: as `scan` lists them.
-        selection: which one; stacks that it wants resampled count as volumes.
-
-    Raises:
-        DicomError: none or several fit; the message lists them, or says why each is none.
-    """
-    if not series:
-        raise DicomError("There is no DICOM image here.", "Give the folder that holds the exported series.")
-    if selection.irregular == "resample":
-        series = [each.on_upright_grid() for each in series]
-    wanted = selection.series
-    matching = list(series) if wanted in (None, LARGEST) else _matching(series, str(wanted))
-    volumes = [s for s in matching if s.plausible]
-    volumes = [s for s in volumes if s.shape[2] > 1] or volumes
-    if not volumes:
-        raise DicomError(*_none(matching))
-    size = max(_voxels(s) for s in volumes)
-    if wanted == LARGEST:
-        volumes = [s for s in volumes if _voxels(s) == size]
-    missed = max((s for s in matching if s.missed), key=_voxels, default=None)
-    if missed and _voxels(missed) > size:
-        raise DicomError(
-            f"The largest series, {missed.title}, cannot be read as a volume: {missed.verdict}.",
-            f"{missed.remedy} To read another one, name it with --series:\n{table(volumes)}".strip(),
-        )
-    if len(volumes) > 1:
-        raise DicomError(
-            _several(volumes), f"Name one with --series: its UID or text of its description.\n{table(volumes)}"
-        )
-    return volumes[0]
-
-
-def _several(volumes: Sequence[Series]) -> str:
-    if len({series.uid for series in volumes}) == 1:
-        return f"The series holds {len(volumes)} volumes (orientations, echoes, time points, ...), and one is needed."
-    return f"{len(volumes)} series fit, and one is needed."
-
-
-def table(series: Sequence[Series]) -> str:
-    """UID, description, slices and spacing, one line each, aligned."""
-    lines = [("series UID", "description", "slices", "spacing")]
-    for row in series[:_ROWS]:
-        spacing = format_mm(row.spacing) if row.spacing else "unknown"
-        lines.append((row.uid, row.description, str(row.shape[2]), spacing))
-    widths = [max(len(line[column]) for line in lines) for column in range(4)]
-    cells = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    return "\n".join(["  " + "  ".join(line).rstrip() for line in cells] + _rest(series))
-
-
-def _none(series: Sequence[Series]) -> tuple[str, str]:
-    if len(series) == 1:
-        return f"The series {series[0].title} cannot be read as a volume: {series[0].verdict}.", series[0].remedy
-    reasons = [f"  {s.title}: {s.verdict}" for s in series[:_ROWS]]
-    remedies = dict.fromkeys(s.remedy for s in series if s.missed)
-    only = next(iter(remedies)) if len(remedies) == 1 else ""
-    return "\n".join([f"None of the {len(series)} series is a volume:", *reasons, *_rest(series)]), only
-
-
-def _rest(series: Sequence[Series]) -> list[str]:
-    return [f"  ... {len(series) - _ROWS} more"] if len(series) > _ROWS else []
-
-
-def _matching(series: Sequence[Series], select: str) -> list[Series]:
-    wanted = select.strip().casefold()
-    for fits in (
-        [s for s in series if s.uid == select.strip()],
-        [s for s in series if s.description.casefold() == wanted],
-        [s for s in series if wanted and wanted in s.description.casefold()],
-    ):
-        if fits:
-            return fits
-    raise DicomError(
-        f'No series has the UID "{select}" or that text in its description.', f"The series here are:\n{table(series)}"
-    )
-
-
-def _voxels(series: Series) -> int:
-    return int(np.prod(series.shape))
 
 
 def _digest(item: Slice) -> str:
@@ -251,6 +236,8 @@ def _digest(item: Slice) -> str:
 
 def _series(part: Part) -> Series:
     first = part.slices[0]
+    if first.fault and first.colour:
+        return _in_colour(part)
     verdict, remedy, slices = first.fault, "", part.slices
     found: Stack | None = None
     grid: Upright | None = None
@@ -277,8 +264,24 @@ def _series(part: Part) -> Series:
         missed=bool(verdict) and not first.beside,
         geometry=found.geometry if found else None,
         slices=slices,
-        notes=(found.notes if found else ()) + _notes(part, len(slices)),
+        notes=(found.notes if found else ()) + _notes(part),
         upright=grid,
+    )
+
+
+def _in_colour(part: Part) -> Series:
+    """Refused as they are; what they would be as grey values stands beside."""
+    first = part.slices[0]
+    grey = _series(replace(part, slices=tuple(replace(item, fault="", beside=False) for item in part.slices)))
+    return replace(
+        grey,
+        geometry=None,
+        spacing=(),
+        verdict=first.fault,
+        remedy="To read the colours as grey values, add --colour grey.",
+        missed=False,
+        upright=None,
+        grey=replace(grey, notes=(*grey.notes, "Colours were read as their luma (ITU-R BT.601).")),
     )
 
 
@@ -292,15 +295,11 @@ def _resampling(slices: tuple[Slice, ...]) -> tuple[Upright | None, str]:
     return grid, f"To resample it to {shape} voxels of {spacing}, add --irregular resample; or export it regularly."
 
 
-def _notes(part: Part, images: int) -> tuple[str, ...]:
+def _notes(part: Part) -> tuple[str, ...]:
     notes = []
     if part.dropped:
         notes.append(f"{part.dropped} repeat(s) of images at the same position with equal pixels were dropped.")
-    notes += _ends(part)
-    stated = part.slices[0].series_images
-    if stated > images + part.dropped:
-        notes.append(f"The series states {stated} images; {images} are in this volume.")
-    return tuple(notes)
+    return (*notes, *_ends(part))
 
 
 def _ends(part: Part) -> list[str]:

@@ -102,6 +102,8 @@ class Slice:
         instance: Instance Number (0020,0013); None if it is not stated, or no whole number.
         sop_class, sop_uid: of the object that it belongs to.
         native: where its pixels lie, if they can be read as they are.
+        contrast: the header states a contrast agent.
+        colour: a colour image that says where it lies, so that it could be read as grey values.
     """
 
     path: Path
@@ -122,6 +124,8 @@ class Slice:
     sop_class: str = ""
     sop_uid: str = ""
     native: Native | None = field(default=None, repr=False, compare=False)
+    contrast: bool = False
+    colour: bool = False
 
     @property
     def name(self) -> str:
