@@ -55,10 +55,10 @@ class CaseReport:
 
     case: str
     input: str
-    study: str | None = None
-    series: str | None = None
-    volume: int | None = None
-    identifiers: dict[str, str] = field(default_factory=dict)
+    study: str | None = field(default=None, kw_only=True)
+    series: str | None = field(default=None, kw_only=True)
+    volume: int | None = field(default=None, kw_only=True)
+    identifiers: dict[str, str] = field(default_factory=dict, kw_only=True)
     status: str = "failed"
     seconds: float = 0.0
     peak_memory_bytes: int | None = None

@@ -101,7 +101,10 @@ def convert_volumes(
     name = format_of(output, wanted)
     if FORMATS[name].dicom or not reads_as_dicom(source):
         raise UsageError("All volumes can be taken of a DICOM series, and become images.", "Leave out --volume.")
-    found = choose_volumes(scan(source).series, replace(selection, volume=ALL))
+    export = scan(source)
+    found = choose_volumes(export.series, replace(selection, volume=ALL))
+    for note in export.ignored:
+        logger.info("%s", note)
     for series in found:
         if not series.plausible:
             raise DicomError(f"{series.title} cannot be read as a volume: {series.verdict}.", series.remedy)

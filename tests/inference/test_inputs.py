@@ -7,11 +7,14 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from medunet.demo.dicom_export import write_ct_export
 from medunet.errors import DataError, UsageError
 from medunet.geometry import Geometry
 from medunet.inference.inputs import find_inputs
+from medunet.io.dicom.header import DIRECTORY_CLASS
 from medunet.io.selection import Selection
 
 
@@ -101,6 +104,18 @@ def test_a_series_is_chosen_by_its_description(tmp_path: Path) -> None:
     assert entry.read(Selection("abdomen")).source.series_uid == entry.read(Selection("largest")).source.series_uid
     with pytest.raises(DataError, match="No series has the UID"):
         entry.read(Selection("thorax"))
+
+
+def test_a_dicomdir_stands_for_the_study_beside_it(tmp_path: Path) -> None:
+    write_study(tmp_path / "disc")
+    directory = Dataset()
+    directory.file_meta = FileMetaDataset()
+    directory.file_meta.MediaStorageSOPClassUID, directory.file_meta.MediaStorageSOPInstanceUID = DIRECTORY_CLASS, "1.2"
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory.save_as(tmp_path / "disc" / "DICOMDIR", enforce_file_format=True)
+    (entry,) = find_inputs(tmp_path / "disc" / "DICOMDIR")
+    assert (entry.id, entry.paths) == ("disc", (tmp_path / "disc",))
+    assert entry.read().source.kind == "dicom"
 
 
 def test_nothing_to_segment_is_a_wrong_call(tmp_path: Path) -> None:

@@ -109,6 +109,29 @@ def test_time_points_are_two_volumes(tmp_path: Path) -> None:
     assert np.array_equal(read_dicom(path, Selection("position 2")).array[0], STORED.transpose(2, 1, 0))
 
 
+def test_volumes_are_numbered_magnitude_first_and_by_time(tmp_path: Path) -> None:
+    frames = [frame(i, kind=kind, time=time) for kind in ("PHASE", "MAGNITUDE") for time in (10, 2) for i in range(6)]
+    stored = np.concatenate([STORED, STORED + 1, STORED + 2, STORED + 3])
+    path = write(tmp_path / "mr", frames, stored)
+    found = [int(read_dicom(path, Selection(volume=n)).array[0, 0, 0, 0]) - int(STORED[0, 0, 0]) for n in (1, 2, 3, 4)]
+    assert found == [3, 2, 1, 0]
+
+
+def test_a_contrast_agent_counts_in_the_frames_that_it_was_given_in(tmp_path: Path) -> None:
+    frames = [frame(i, time=time) for time in (1, 2) for i in range(6)]
+    for number, each in enumerate(frames):
+        given = "NO" if number < 6 else "YES"
+        each.ContrastBolusUsageSequence = [item(ContrastBolusAgentNumber=1, ContrastBolusAgentAdministered=given)]
+    agent = [item(ContrastBolusAgentNumber=1)]
+    path = write(
+        tmp_path / "mr",
+        frames,
+        np.concatenate([STORED, STORED]),
+        lambda dataset: setattr(dataset, "ContrastBolusAgentSequence", agent),
+    )
+    assert [series.contrast for series in scan(path).series] == [False, True]
+
+
 def test_one_frame_per_file_is_one_volume(tmp_path: Path) -> None:
     for index in range(6):
         write(tmp_path / str(index * 5 % 6), [frame(index)], STORED[index : index + 1])

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 from medunet.errors import DicomError, ReadError
 from medunet.geometry import Geometry
 from medunet.io.dicom import Series, read_dicom, read_series, scan
+from medunet.io.selection import Selection
 
 FOLDER = Path(__file__).resolve().parents[2] / "../shared/data/dicom"
 pytestmark = [
@@ -102,6 +104,31 @@ def test_a_single_slice_is_read_with_a_note(case: str) -> None:
     assert volume.geometry.spacing == (0.661468, 0.661468, 5.0)
     assert np.abs(volume.array.astype(float)).sum() == truth["sum_abs"]
     assert "single slice" in volume.source.notes[0]
+
+
+@pytest.mark.parametrize(("case", "count"), [("mr_philips_4d", 3), ("mr_philips_orient_mixed4", 2)])
+def test_each_volume_of_a_series_has_a_number(case: str, count: int) -> None:
+    (truth, *_) = CASES[case]
+    means = []
+    for number in range(1, count + 1):
+        volume = read_dicom(FOLDER / case, Selection(volume=number))
+        assert volume.source.series is not None
+        assert volume.source.series.number == number
+        assert_part(volume.source.series, truth)
+        means.append(volume.array.mean(dtype=np.float64))
+    assert len(set(means)) == count
+    with pytest.raises(DicomError, match=f"There is no volume {count + 1}"):
+        read_dicom(FOLDER / case, Selection(volume=count + 1))
+
+
+def test_colours_of_j2k_captures_are_their_luma() -> None:
+    volume = read_dicom(FOLDER / "mr_rgb_j2k", Selection(colour="grey"))
+    assert volume.geometry.shape == (52, 77, 4)
+    assert volume.geometry.spacing[:2] == (3.0, 3.0)
+    for k, path in enumerate(volume.source.files):
+        colours = pydicom.dcmread(path).pixel_array.astype(float)
+        luma = colours @ [0.299, 0.587, 0.114]
+        np.testing.assert_allclose(volume.array[0, :, :, k], luma.T, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", sorted(CASES))

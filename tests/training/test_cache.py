@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pytest
 
 from medunet.config.losses import BoundaryWeightedConfig
 from medunet.config.schema import PreprocessConfig
+from medunet.config.series import SeriesRules
 from medunet.errors import DataError, DatasetError
 from medunet.io.case import Case
+from medunet.io.selection import Selection
 from medunet.labels import LabelMap
 from medunet.training.cache import (
     IMAGE,
@@ -114,6 +117,16 @@ def test_everything_that_decides_the_arrays_is_in_the_key(case: Case, tmp_path: 
         case_key(moved, AS_IS, LABELS),
     ]
     assert len(set(keys)) == len(keys)
+
+
+def test_rules_for_the_series_are_in_the_key_where_there_are_any(case: Case) -> None:
+    config, labels = PreprocessConfig(), LabelMap.from_mapping({"background": (0,), "organ": (1,)})
+    keys = [
+        case_key(replace(case, selection=Selection(rules=rules)), config, labels)
+        for rules in (None, SeriesRules(contrast=True), SeriesRules(contrast=False))
+    ]
+    assert len(set(keys)) == 3
+    assert keys[0] == case_key(case, config, labels)
 
 
 def test_a_file_in_a_dicom_folder_counts(case: Case, tmp_path: Path) -> None:

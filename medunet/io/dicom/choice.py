@@ -60,9 +60,11 @@ def choose_volumes(series: Sequence[Series], selection: Selection = ANY) -> tupl
         parts = [s for s in matching if s.uid in alike and s.number and _in_colour(s) == _in_colour(volumes[0])]
         return tuple(sorted(parts, key=lambda part: part.number)) or tuple(volumes)
     if len(volumes) > 1:
-        one = "Give its number with --volume, or" if len(alike) == 1 else "Name one with --series:"
-        remedy = "all for all of them" if len(alike) == 1 else "its UID or text of its description"
-        raise DicomError(_several(volumes), f"{one} {remedy}.\n{table(volumes)}")
+        by_number, by_name = (
+            "Give its number with --volume",
+            "Name one with --series: its UID or text of its description",
+        )
+        raise DicomError(_several(volumes), f"{by_number if len(alike) == 1 else by_name}.\n{table(volumes)}")
     return (volumes[0],)
 
 
