@@ -58,7 +58,11 @@ class Input:
 
             if self.only is not None:
                 selection = replace(selection, series=self.only[0], volume=self.only[1])
-            return read_chosen(self.series, selection)
+            volume = read_chosen(self.series, selection)
+            # Messages name what the user gave: folders within an export are often called after patients.
+            own = self.paths[0] / self.id
+            path = own if own.is_dir() else self.paths[0]
+            return replace(volume, source=replace(volume.source, path=path))
         numbers = [match["channel"] for path in self.paths if (match := _CHANNEL.match(stem(path)))]
         if len(self.paths) > 1 and numbers != [f"{number:04d}" for number in range(channels)]:
             names = ", ".join(path.name for path in self.paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -136,3 +137,12 @@ def test_several_studies_are_named_after_their_folders(tmp_path: Path) -> None:
     write_study(tmp_path / "a", seed=1)
     write_study(tmp_path / "b", seed=2)
     assert ids(tmp_path) == ["a", "b"]
+    assert [entry.read().source.path for entry in find_inputs(tmp_path)] == [tmp_path / "a", tmp_path / "b"]
+
+
+def test_folders_within_an_export_are_not_what_messages_name(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "ward7")
+    (study / "SER0003").rename(study / "DOE^JANE")
+    for path in (study, Path(shutil.make_archive(str(tmp_path / "disc"), "zip", study))):
+        (entry,) = find_inputs(path)
+        assert entry.read().source.path == path

@@ -81,8 +81,8 @@ def test_where_no_series_fits_each_is_listed_with_the_rule_that_it_breaks(study:
     rules = SeriesRules(modality=("MR",), description="portal", slices=(20, 2000), spacing=(0.0, 1.0), kernel="B30*")
     with pytest.raises(DicomError) as caught:
         read_dicom(study, Selection(rules=rules))
-    lines = caught.value.message.splitlines()
-    assert lines[0] == "No series is of the kind that the rules want:"
+    assert caught.value.message == "No series is of the kind that the rules (data.series) want."
+    lines = caught.value.hint.splitlines()
     assert len(lines) == 5
     native = next(line for line in lines if "CT native" in line)
     for said in ("its modality is CT, not MR", 'nothing of "portal"', "6 slices are not 20 to 2000", "2 mm apart"):

@@ -60,11 +60,9 @@ def choose_volumes(series: Sequence[Series], selection: Selection = ANY) -> tupl
         parts = [s for s in matching if s.uid in alike and s.number and _in_colour(s) == _in_colour(volumes[0])]
         return tuple(sorted(parts, key=lambda part: part.number)) or tuple(volumes)
     if len(volumes) > 1:
-        by_number, by_name = (
-            "Give its number with --volume",
-            "Name one with --series: its UID or text of its description",
-        )
-        raise DicomError(_several(volumes), f"{by_number if len(alike) == 1 else by_name}.\n{table(volumes)}")
+        by_name = "Name one with --series: its UID or text of its description."
+        remedy = "Give its number with --volume." if len(alike) == 1 else by_name
+        raise DicomError(_several(volumes), f"{remedy}\n{table(volumes)}")
     return (volumes[0],)
 
 
@@ -94,9 +92,10 @@ def _matching(series: Sequence[Series], selection: Selection) -> list[Series]:
         found = [each for each in series if not failing(each, selection.rules)]
         if not found:
             lines = [f"  {each.title}: {'; '.join(failing(each, selection.rules))}" for each in series[:_ROWS]]
+            remedy = "To read one all the same, name it with --series: its UID or text of its description."
             raise DicomError(
-                "\n".join(["No series is of the kind that the rules want:", *lines, *_rest(series)]),
-                "To read one all the same, name it with --series: its UID or text of its description.",
+                "No series is of the kind that the rules (data.series) want.",
+                "\n".join([remedy, *lines, *_rest(series)]),
             )
     else:
         found = list(series)

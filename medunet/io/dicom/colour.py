@@ -11,9 +11,9 @@ from pydicom.pixels import apply_color_lut, pixel_array
 _SHARES = np.asarray([299, 587, 114], dtype=np.int64)
 
 PALETTE_TAGS = tuple(
-    f"{'Segmented' if segmented else ''}{colour}PaletteColorLookupTable{what}"
-    for colour in ("Red", "Green", "Blue")
-    for segmented, what in ((False, "Descriptor"), (False, "Data"), (True, "Data"))
+    name
+    for colour in ("RedPaletteColorLookupTable", "GreenPaletteColorLookupTable", "BluePaletteColorLookupTable")
+    for name in (f"{colour}Descriptor", f"{colour}Data", f"Segmented{colour}Data")
 )
 """Keywords that a palette takes."""
 
