@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import Any
@@ -34,6 +34,34 @@ _PALETTE = (
 
 
 @dataclass(frozen=True)
+class Coded:
+    """A concept in a coding scheme, as DICOM's code sequences hold it: `SCT`, `10200004`, "Liver"."""
+
+    scheme: str
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Term:
+    """What a structure is in coded terms, as far as somebody has said; None: it is looked up by the label's name.
+
+    Attributes:
+        category: such as "Anatomical Structure".
+        type: what it is.
+        modifier: of the type, such as left or right.
+        region: where it lies, of a lesion for example.
+        region_modifier: of the region.
+    """
+
+    category: Coded | None = None
+    type: Coded | None = None
+    modifier: Coded | None = None
+    region: Coded | None = None
+    region_modifier: Coded | None = None
+
+
+@dataclass(frozen=True)
 class Label:
     """One structure.
 
@@ -41,13 +69,15 @@ class Label:
         name: as in the config, for example "liver".
         index: number inside of the program, 0 for background.
         values: integers that mean this structure in files, those of labels inside of it included.
-        colour: red, green, blue, 0 to 255, for overlays.
+        colour: red, green, blue, 0 to 255, for overlays. Not compared.
+        term: what DICOM objects call it. Not compared.
     """
 
     name: str
     index: int
     values: tuple[int, ...]
-    colour: tuple[int, int, int]
+    colour: tuple[int, int, int] = field(compare=False)
+    term: Term = field(default=Term(), compare=False)
 
 
 def _colour(index: int) -> tuple[int, int, int]:
@@ -167,6 +197,17 @@ class LabelMap:
         ordered = sorted(values.items(), key=lambda item: item[0] != BACKGROUND)
         labels = (Label(name, index, numbers, _colour(index)) for index, (name, numbers) in enumerate(ordered))
         return cls(tuple(labels), ignore or ())
+
+    def described(
+        self, terms: Mapping[str, Term] | None = None, colours: Mapping[str, tuple[int, int, int]] | None = None
+    ) -> LabelMap:
+        """The same labels; those that are named get other terms and colours."""
+        terms, colours = terms or {}, colours or {}
+        labels = (
+            replace(each, term=terms.get(each.name, each.term), colour=colours.get(each.name, each.colour))
+            for each in self.labels
+        )
+        return replace(self, labels=tuple(labels))
 
     def to_mapping(self) -> dict[str, int | list[int]]:
         """Inverse of `from_mapping`; `ignore` comes last."""

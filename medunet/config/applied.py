@@ -12,7 +12,7 @@ from medunet.config.layers import apply_override, set_value
 from medunet.config.schema import Config
 from medunet.errors import ConfigError, Problem
 
-CHANGEABLE = ("inference", "postprocess")
+CHANGEABLE = ("inference", "postprocess", "terms")
 """Sections that do not belong to what was learned."""
 
 

@@ -125,6 +125,18 @@ def _thresholds(config: Config) -> Iterator[Finding]:
             )
 
 
+def _terms(config: Config) -> Iterator[Finding]:
+    structures = _structures(config)
+    for name, entry in config.terms.items():
+        if name not in structures:
+            yield _unknown_name(("terms", name), name, structures)
+        for modifier, of in (("modifier", "type"), ("region_modifier", "region")):
+            if getattr(entry, modifier) is not None and getattr(entry, of) is None:
+                yield Finding(
+                    (("terms", name, modifier),), f"modifies a {of} that is not given.", hint=f"Give the {of}, too."
+                )
+
+
 def _loss_names(config: Config) -> Iterator[Finding]:
     structures = _structures(config)
     for index, term in enumerate(config.loss):
@@ -181,6 +193,7 @@ LABEL_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _annotated,
     _postprocess,
     _thresholds,
+    _terms,
     _loss_names,
     _background_weight,
     _nested_background,

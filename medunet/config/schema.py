@@ -19,6 +19,7 @@ from medunet.config.networks import NetworkConfig, UNetConfig
 from medunet.config.postprocess import PostprocessStep
 from medunet.config.section import Finite, Fraction, Positive, PositiveFloat, Section, as_tuple
 from medunet.config.series import SeriesRules
+from medunet.config.terms import TermConfig
 from medunet.config.training import Duration, Metric, TrainConfig
 
 
@@ -254,6 +255,8 @@ class Config(Section):
     labels: dict[str, int | Annotated[tuple[int, ...], Field(min_length=1)]]
     """Names to values in the mask files. A list merges values into one label; lists that share values are labels inside
     of each other (whole, core); the name `ignore` marks voxels whose label is unknown."""
+    terms: dict[str, TermConfig] = Field(default_factory=dict)
+    """What labels are called in DICOM objects, by their names, where those do not tell, and their colours."""
     preprocess: PreprocessConfig = PreprocessConfig()
     augment: AugmentConfig = AugmentConfig()
     network: NetworkConfig = UNetConfig()

@@ -22,6 +22,7 @@ from medunet.config.postprocess import PostprocessStep, misfits
 from medunet.config.schema import Config, PreprocessConfig
 from medunet.config.section import Positive, Section
 from medunet.config.series import SeriesRules
+from medunet.config.terms import TermConfig
 from medunet.errors import DataError, ModelError
 from medunet.labels import LabelMap
 from medunet.model.seen import Seen
@@ -57,6 +58,7 @@ class ModelSpec(Section):
     created: str
     modality: tuple[str, ...]
     labels: dict[str, int | tuple[int, ...]]
+    terms: dict[str, TermConfig] = Field(default_factory=dict)
     network: NetworkConfig
     preprocess: PreprocessConfig
     inference: InferenceSpec
@@ -88,6 +90,7 @@ def new_spec(
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         modality=config.data.modality,
         labels=config.labels,
+        terms=config.terms,
         network=config.network.as_trained(),
         preprocess=config.preprocess,
         inference=InferenceSpec(
@@ -110,7 +113,7 @@ def new_spec(
 
 def spec_text(spec: ModelSpec) -> str:
     """The content of model.yaml; what a model has nothing to say of is left out, so that older versions read it."""
-    unsaid = {"weights": spec.weights == (WEIGHTS_FILE,), "seen": spec.seen is None}
+    unsaid = {"weights": spec.weights == (WEIGHTS_FILE,), "seen": spec.seen is None, "terms": not spec.terms}
     content = spec.model_dump(mode="json", exclude={key for key, unneeded in unsaid.items() if unneeded})
     if spec.inference.series is None:
         del content["inference"]["series"]
@@ -170,6 +173,9 @@ def _contradiction(spec: ModelSpec) -> str:
         names = LabelMap.from_mapping(spec.labels).names[1:]
     except DataError as error:
         return error.message
+    strange = sorted(set(spec.terms) - set(names))
+    if strange:
+        return f'terms name "{strange[0]}", which is none of the structures {", ".join(names)}.'
     problem = _strange_step(spec.postprocess, names)
     if problem:
         return problem

@@ -16,6 +16,7 @@ from torch import Tensor
 from medunet.atomic import atomic_folder, link_or_copy
 from medunet.config.applied import changed
 from medunet.config.schema import Config, InferenceConfig
+from medunet.config.terms import with_terms
 from medunet.errors import ModelError
 from medunet.labels import LabelMap
 from medunet.model.files import blocks, check_hash, find_model
@@ -43,7 +44,7 @@ class Model:
     @cached_property
     def labels(self) -> LabelMap:
         """Names, indices and file values."""
-        return LabelMap.from_mapping(self.spec.labels)
+        return with_terms(LabelMap.from_mapping(self.spec.labels), self.spec.terms)
 
     @property
     def size(self) -> int:
@@ -79,13 +80,12 @@ class Model:
         Raises:
             ConfigError: one of them cannot be; `problems` holds everything that is wrong.
         """
-        known = self.spec.model_dump(mode="json", include={"name", "labels", "postprocess"})
+        known = self.spec.model_dump(mode="json", include={"name", "labels", "terms", "postprocess"})
         inference = self.spec.inference.model_dump(mode="json", include=set(InferenceConfig.model_fields))
         config = changed({**known, "inference": inference}, overrides, str(self.path))
         applied = self.spec.inference.model_copy(update=dict(config.inference))
-        return replace(
-            self, spec=self.spec.model_copy(update={"inference": applied, "postprocess": config.postprocess})
-        )
+        update = {"inference": applied, "postprocess": config.postprocess, "terms": config.terms}
+        return replace(self, spec=self.spec.model_copy(update=update))
 
     def read(self, number: int = 0) -> dict[str, Tensor]:
         """State dict of one network, float32 on the CPU, read and verified now.

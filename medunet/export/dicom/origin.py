@@ -17,6 +17,7 @@ from pydicom.valuerep import validate_value
 from medunet.atomic import atomic_file
 from medunet.errors import OutputError, UsageError
 from medunet.export.algorithm import Algorithm
+from medunet.export.dicom.codes import Meaning, meaning_of_label
 from medunet.geometry import RAS_FROM_LPS, Geometry
 from medunet.io.dicom import Series
 from medunet.io.dicom.elements import count, quiet
@@ -24,6 +25,7 @@ from medunet.io.dicom.opening import opened
 from medunet.io.dicom.slices import Plane, Slice
 from medunet.io.sampling import labels_on_plane
 from medunet.io.volume import Segmentation
+from medunet.labels import Label
 
 MANUFACTURER = "medunet"
 _TYPE_2 = (
@@ -131,12 +133,41 @@ class Origin:
         along = [float(np.dot(plane.position, planes[0].normal)) for plane in planes]
         return float(np.median(np.diff(along)))
 
+    def meaning(self, label: Label) -> Meaning:
+        """The coded terms of a label."""
+        return meaning_of_label(label, self.segmentation.labels)
+
+    def equipment(self) -> pydicom.Dataset:
+        """The model, as an item of Contributing Equipment Sequence (PS3.3 section C.12.1)."""
+        made = self.algorithm
+        result, purpose = pydicom.Dataset(), pydicom.Dataset()
+        purpose.CodeValue, purpose.CodingSchemeDesignator = "109102", "DCM"
+        purpose.CodeMeaning = "Processing Equipment"
+        result.PurposeOfReferenceCodeSequence = [purpose]
+        result.Manufacturer, result.ManufacturerModelName = MANUFACTURER, made.name[:64] or MANUFACTURER
+        result.SoftwareVersions = made.version[:64]
+        if made.digest:
+            result.ContributionDescription = f"Segmentation by the model with weights of SHA-256 {made.digest}"
+        return result
+
     def number(self, base: int, images: list[pydicom.Dataset]) -> int:
         """A Series Number that is the same each time and seldom taken: the source's behind `base`."""
         try:
             return base + count(images[0], "SeriesNumber") % 1000
         except ValueError:  # a remark; what is wrong with it must not cost the object
             return base
+
+    def on_grid(self) -> NDArray[Any]:
+        """Labels (columns, rows, slices) on the grid of the series, which is upright where the slices are not."""
+        array, here, there = self.segmentation.array, self.segmentation.geometry, self.series.geometry
+        assert there is not None  # noqa: S101  series without a grid are never read
+        if not there.difference(here):
+            return array
+        to_mask, step, result = np.linalg.inv(here.affine) @ there.affine, np.eye(4), np.empty(there.shape, array.dtype)
+        for k in range(there.shape[2]):
+            step[2, 3] = k
+            result[:, :, k] = labels_on_plane(array, to_mask @ step, there.shape[:2])
+        return result
 
     def planes(self) -> Iterator[tuple[Slice, NDArray[Any]]]:
         """Every slice of the series with its labels (rows, columns)."""
@@ -167,6 +198,15 @@ def plane_of(item: Slice) -> Plane:
     """The plane of a slice of a volume."""
     assert item.plane is not None  # noqa: S101  slices without one form no volume
     return item.plane
+
+
+def image_reference(item: Slice) -> pydicom.Dataset:
+    """The image of a slice, as an item of a sequence that refers to it."""
+    result = pydicom.Dataset()
+    result.ReferencedSOPClassUID, result.ReferencedSOPInstanceUID = item.sop_class, item.sop_uid
+    if item.frame is not None:
+        result.ReferencedFrameNumber = item.frame + 1
+    return result
 
 
 def _sampled(array: NDArray[Any], geometry: Geometry, item: Slice) -> NDArray[Any]:

@@ -20,9 +20,8 @@ from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian, RTSt
 from scipy import ndimage
 
 from medunet.export.algorithm import SOFTWARE_VERSION, Algorithm
-from medunet.export.dicom.codes import meaning_of
 from medunet.export.dicom.contours import outlines
-from medunet.export.dicom.origin import CHARACTERS, MANUFACTURER, Origin, plane_of, write_dataset
+from medunet.export.dicom.origin import CHARACTERS, MANUFACTURER, Origin, image_reference, plane_of, write_dataset
 from medunet.io.dicom.elements import quiet
 from medunet.io.dicom.slices import Slice
 from medunet.io.volume import Segmentation
@@ -65,12 +64,13 @@ def _build(origin: Origin) -> Dataset:
     result.PositionReferenceIndicator = images[0].get("PositionReferenceIndicator", "")
     result.StructureSetLabel = "SEGMENTATION"
     result.ApprovalStatus = "UNAPPROVED"
+    result.ContributingEquipmentSequence = [origin.equipment()]
     result.ReferencedFrameOfReferenceSequence = [_frame(origin)]
     contours = _contours(origin)
     labels = origin.segmentation.labels.foreground
     result.StructureSetROISequence = [_region(label, origin) for label in labels]
     result.ROIContourSequence = [_drawn(label, contours[label.index]) for label in labels]
-    result.RTROIObservationsSequence = [_observed(label) for label in labels]
+    result.RTROIObservationsSequence = [_observed(label, origin) for label in labels]
     return result
 
 
@@ -90,16 +90,9 @@ def _dataset(**values: Any) -> Dataset:
     return result
 
 
-def _image(item: Slice) -> Dataset:
-    result = _dataset(ReferencedSOPClassUID=item.sop_class, ReferencedSOPInstanceUID=item.sop_uid)
-    if item.frame is not None:
-        result.ReferencedFrameNumber = item.frame + 1
-    return result
-
-
 def _frame(origin: Origin) -> Dataset:
     series = origin.series
-    referenced = _dataset(SeriesInstanceUID=series.uid, ContourImageSequence=[_image(item) for item in series.slices])
+    referenced = _dataset(SeriesInstanceUID=series.uid, ContourImageSequence=[image_reference(item) for item in series.slices])
     study = _dataset(
         ReferencedSOPClassUID=_STUDY_COMPONENT,
         ReferencedSOPInstanceUID=series.study_uid,
@@ -118,8 +111,8 @@ def _region(label: Label, origin: Origin) -> Dataset:
     )
 
 
-def _observed(label: Label) -> Dataset:
-    meaning = meaning_of(label.name)
+def _observed(label: Label, origin: Origin) -> Dataset:
+    meaning = origin.meaning(label)
     code = _code(meaning.type)
     if meaning.side is not None:
         code.SegmentedPropertyTypeModifierCodeSequence = [_code(meaning.side)]
@@ -169,7 +162,7 @@ def _contour(item: Slice, polygon: NDArray[np.float64]) -> Dataset:
     down, right = np.asarray(plane.column) * plane.spacing[0], np.asarray(plane.row) * plane.spacing[1]
     points = np.asarray(plane.position) + polygon[:, :1] * down + polygon[:, 1:] * right
     result = _dataset(
-        ContourImageSequence=[_image(item)],
+        ContourImageSequence=[image_reference(item)],
         ContourGeometricType="CLOSED_PLANAR",
         NumberOfContourPoints=len(points),
     )

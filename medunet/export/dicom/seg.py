@@ -1,13 +1,15 @@
-"""Writes a segmentation as DICOM SEG (PS3.3 section A.51) through highdicom.
+"""Writes a segmentation as DICOM SEG (PS3.3 sections A.51 and A.101) through highdicom.
 
 One frame per label and slice of the source that holds it, each refers to its source image. BINARY is what archives and
-viewers take today; LABELMAP (Supplement 243) is a tenth of the size. Nested labels give segments that overlap.
+viewers take today; LABELMAP (Supplement 243) is a tenth of the size; FRACTIONAL holds the probabilities of a model.
+Nested labels give segments that overlap. Where the source's slices are tilted or unevenly spaced, the grid that they
+were resampled to can be written instead: for programs that take regular volumes only.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,49 @@ from numpy.typing import NDArray
 
 from medunet.errors import OutputError, UsageError
 from medunet.export.algorithm import SOFTWARE_VERSION, Algorithm
-from medunet.export.dicom.codes import Meaning, meaning_of
+from medunet.export.dicom.frames import (
+    described_frames,
+    fractions,
+    grid_frames,
+    grid_places,
+    label_frames,
+    refer,
+    several_files,
+    slice_places,
+    stacked,
+    unrefer,
+    with_fractions,
+)
 from medunet.export.dicom.origin import CHARACTERS, MANUFACTURER, Origin, write_dataset
+from medunet.export.dicom.segment import described
 from medunet.io.dicom.elements import quiet
 from medunet.io.volume import Segmentation
-from medunet.labels import Label, LabelMap
 
-logger = logging.getLogger("medunet")
 
-KINDS = ("BINARY", "LABELMAP")
-_NUMBERS = 8000
+@dataclass(frozen=True)
+class Kind:
+    """A kind of segmentation.
+
+    Attributes:
+        number: what Series Numbers of its objects begin at.
+        type: Segmentation Type.
+        title: of its series.
+        class_uid: SOP class.
+    """
+
+    number: int
+    type: str
+    title: str
+    class_uid: str = "1.2.840.10008.5.1.4.1.1.66.4"
+
+
+KINDS = {
+    "BINARY": Kind(8000, "BINARY", "Segmentation"),
+    "LABELMAP": Kind(12000, "LABELMAP", "Label map", "1.2.840.10008.5.1.4.1.1.66.7"),
+    "FRACTIONAL": Kind(13000, "FRACTIONAL", "Probabilities"),
+    "GRID": Kind(14000, "BINARY", "Segmentation on a regular grid"),
+}
+"""By name. GRID is BINARY on the grid of the series; where the slices themselves are that grid it is no other object."""
 
 
 def write_seg(
@@ -34,6 +69,7 @@ def write_seg(
     algorithm: Algorithm | None = None,
     *,
     kind: str = "BINARY",
+    probabilities: NDArray[np.floating[Any]] | None = None,
 ) -> Path:
     """Write all labels to one object, atomically.
 
@@ -43,124 +79,89 @@ def write_seg(
         path: where to.
         algorithm: what made it.
         kind: of `KINDS`.
+        probabilities: for FRACTIONAL: (C, *spatial) on the grid of the segmentation, as a `Prediction` has them.
 
     Raises:
-        UsageError: no DICOM series, or labels that overlap in a LABELMAP.
+        UsageError: no DICOM series, labels that overlap in a LABELMAP, or no probabilities for FRACTIONAL.
         OutputError: the file cannot be written, or the source's files cannot be read any more.
     """
     origin = Origin.of(segmentation, algorithm or Algorithm())
     if kind not in KINDS or (segmentation.labels.nested and kind == "LABELMAP"):
         raise UsageError(
             f"A {kind} segmentation of these labels cannot be written.",
-            "The kinds are BINARY and LABELMAP; labels that lie inside of each other need BINARY.",
+            f"The kinds are {', '.join(KINDS)}; labels that lie inside of each other cannot be a LABELMAP.",
+        )
+    if kind == "FRACTIONAL" and probabilities is None:
+        raise UsageError(
+            "A fractional DICOM segmentation holds the probabilities of a model, and a mask has none.",
+            "Write it where the mask is made: medunet predict -f dicom-seg-fractional.",
         )
     with quiet():
-        return write_dataset(_build(origin, kind), Path(path))
+        return write_dataset(_build(origin, kind_of(kind, origin), probabilities), Path(path))
 
 
-def _build(origin: Origin, kind: str) -> Any:
-    from highdicom.seg import Segmentation as Seg
+def kind_of(kind: str, origin: Origin) -> str:
+    """What is written if this kind is wanted: a grid only where the slices are none."""
+    return "BINARY" if kind == "GRID" and not origin.series.resampled else kind
 
-    images, labels = origin.images(), origin.segmentation.labels
-    pixels = _pixels(origin, images)
+
+def seg_uids(kind: str, origin: Origin) -> tuple[str, str]:
+    """Series Instance UID and SOP Instance UID of the object of a kind, written or not."""
+    what = () if kind == "BINARY" else (kind,)
+    return origin.uid("series", "SEG", *what), origin.uid("instance", "SEG", kind)
+
+
+def _build(origin: Origin, kind: str, probabilities: NDArray[np.floating[Any]] | None) -> Any:
+    images = origin.images()
     try:
-        return Seg(
-            source_images=images,
-            pixel_array=_stacked(pixels, labels) if labels.nested else pixels,
-            segmentation_type=kind,
-            segment_descriptions=[_described(label, origin) for label in labels.foreground],
-            series_instance_uid=origin.uid("series", "SEG"),
-            series_number=origin.number(_NUMBERS, images),
-            sop_instance_uid=origin.uid("instance", "SEG", kind),
-            instance_number=1,
-            manufacturer=MANUFACTURER,
-            manufacturer_model_name=origin.algorithm.name[:64] or MANUFACTURER,
-            software_versions=SOFTWARE_VERSION,
-            device_serial_number=origin.algorithm.digest[:64] or "1",
-            content_label="SEGMENTATION",
-            content_description=(origin.algorithm.name or "Segmentation")[:64],
-            series_description=f"Segmentation {origin.algorithm.name}".strip()[:64],
-            specific_character_set=CHARACTERS,
-        )
-    except (ValueError, TypeError, AttributeError, KeyError) as error:  # what highdicom makes of odd headers
+        if kind == "FRACTIONAL" and probabilities is not None:
+            found = fractions(origin, probabilities)
+            seg = _seg(origin, kind, images, lambda: described_frames(origin, images, found))
+            return with_fractions(seg, found)
+        if kind == "GRID":
+            return _seg(origin, kind, images, lambda: grid_frames(origin))
+        return _seg(origin, kind, images, lambda: label_frames(origin, images))
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:  # what highdicom makes of odd headers
         raise OutputError(
             f"No DICOM segmentation can be made of the series {origin.series.title}: {error}.",
             "Write a NIfTI mask instead (-f nifti).",
         ) from error
 
 
-def _pixels(origin: Origin, images: Sequence[Any]) -> NDArray[Any]:
-    """Label indices (frames, rows, columns): a frame per image, or per frame of the one multi-frame image."""
-    dtype = np.uint8 if len(origin.segmentation.labels) < 256 else np.uint16
-    first = origin.series.slices[0]
-    if first.frame is None:
-        return np.stack([plane.astype(dtype) for _, plane in origin.planes()])
-    if len(images) > 1:
-        raise OutputError(
-            f"The series {origin.series.title} lies in {len(images)} multi-frame files, and a DICOM segmentation "
-            "refers to one.",
-            "Write a NIfTI mask or an RT structure set instead.",
-        )
-    result = np.zeros((int(images[0].NumberOfFrames), first.rows, first.columns), dtype=dtype)
-    for item, plane in origin.planes():
-        result[item.frame] = plane
-    return result
+def _seg(origin: Origin, kind: str, images: list[Any], frames: Callable[[], NDArray[Any]]) -> Any:
+    from highdicom.seg import Segmentation as Seg
 
-
-def _stacked(pixels: NDArray[Any], labels: LabelMap) -> NDArray[np.uint8]:
-    """(slices, rows, columns, labels) of 0 and 1."""
-    members = labels.membership
-    result = np.empty((*pixels.shape, len(labels) - 1), dtype=np.uint8)
-    for label in labels.foreground:
-        result[..., label.index - 1] = members[label.index][pixels]
-    return result
-
-
-def _described(label: Label, origin: Origin) -> Any:
-    from highdicom import AlgorithmIdentificationSequence
-    from highdicom.color import CIELabColor
-    from highdicom.seg import SegmentDescription
-    from pydicom.sr.codedict import codes
-
-    meaning, algorithm = meaning_of(label.name), origin.algorithm
-    if not meaning.known:
-        logger.warning(
-            'No coded term is known for the label "%s"; the DICOM objects name it with a private code.', label.name
-        )
-    family = codes.cid7162.ArtificialIntelligence
-    described = SegmentDescription(
-        segment_number=label.index,
-        segment_label=label.name[:64],
-        segmented_property_category=meaning.category,
-        segmented_property_type=meaning.type,
-        algorithm_type="AUTOMATIC" if algorithm.name else "MANUAL",
-        algorithm_identification=AlgorithmIdentificationSequence(algorithm.name[:64], family, algorithm.version)
-        if algorithm.name
-        else None,
-        tracking_uid=origin.uid("tracking", label.name),
-        tracking_id=label.name[:64],
-        display_color=CIELabColor(*_lab(label.colour)),
+    labels, name, of = origin.segmentation.labels, origin.algorithm.name, KINDS[kind]
+    series_uid, sop_uid = seg_uids(kind, origin)
+    pixels, several = frames(), several_files(origin)
+    places: dict[str, Any] = {}
+    if kind == "GRID" and origin.series.geometry is not None:
+        places = grid_places(origin.series.geometry)
+    elif several:
+        places = slice_places(origin)
+    seg = Seg(
+        source_images=images[:1] if several else images,
+        further_source_images=images[1:] if several else None,
+        pixel_array=stacked(pixels, labels) if labels.nested and pixels.ndim == 3 else pixels,
+        segmentation_type=of.type,
+        segment_descriptions=[described(label, origin) for label in labels.foreground],
+        series_instance_uid=series_uid,
+        series_number=origin.number(of.number, images),
+        sop_instance_uid=sop_uid,
+        instance_number=1,
+        manufacturer=MANUFACTURER,
+        manufacturer_model_name=name[:64] or MANUFACTURER,
+        software_versions=SOFTWARE_VERSION,
+        device_serial_number=origin.algorithm.digest[:64] or "1",
+        content_label="SEGMENTATION",
+        content_description=(name or "Segmentation")[:64],
+        series_description=f"{of.title} {name}".strip()[:64],
+        specific_character_set=CHARACTERS,
+        **places,
     )
-    _add_side(described, meaning)
-    return described
-
-
-def _add_side(described: Any, meaning: Meaning) -> None:
-    if meaning.side is None:
-        return
-    from highdicom.sr import CodedConcept
-
-    side = CodedConcept(meaning.side.value, meaning.side.scheme_designator, meaning.side.meaning)
-    described.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
-
-
-def _lab(colour: Sequence[int]) -> tuple[float, float, float]:
-    """CIELab under D50, as DICOM wants it (PS3.3 section C.10.7.1.1), of an sRGB colour (IEC 61966-2-1)."""
-    from PIL import Image, ImageCms
-
-    rgb = Image.new("RGB", (1, 1), tuple(colour))
-    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
-    converted = ImageCms.applyTransform(rgb, to_lab)
-    assert converted is not None  # noqa: S101  a new image was asked for
-    level, a, b = np.asarray(converted).reshape(-1, 3)[0]
-    return float(level) / 255 * 100, float(np.int8(a)), float(np.int8(b))
+    seg.ContributingEquipmentSequence = [origin.equipment()]
+    if kind == "GRID":
+        unrefer(seg)
+    elif several:
+        refer(seg, origin)
+    return seg
