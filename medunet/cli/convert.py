@@ -23,7 +23,7 @@ def convert(
         typer.Option("--reference", metavar="SERIES", help="The images that a mask belongs to.", show_default=False),
     ] = None,
     wanted: Annotated[
-        str | None, typer.Option("--format", "-f", help="nifti, nrrd, dicom-seg or rtstruct; default: by the ending.")
+        str | None, typer.Option("--format", "-f", help="One that predict has; default: by the ending.")
     ] = None,
     labels: Annotated[
         str | None,

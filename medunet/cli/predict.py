@@ -32,7 +32,12 @@ def predict(
         ),
     ],
     formats: Annotated[
-        str, typer.Option("--format", "-f", help="nifti, nrrd, dicom-seg, rtstruct; several with commas.")
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="nifti, nrrd, dicom-seg (also -labelmap, -fractional, -grid), rtstruct, dicom-sr, dicom-preview.",
+        ),
     ] = "nifti",
     device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     engine: Annotated[str, typer.Option("--engine", help="auto, torch, openvino, openvino-int8 or onnx.")] = "auto",

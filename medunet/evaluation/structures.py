@@ -7,6 +7,7 @@ Knows nothing of images.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ import yaml
 
 from medunet.config.derived import annotated_names
 from medunet.config.load import read_layers
+from medunet.config.terms import TermConfig
 from medunet.errors import UsageError
 from medunet.labels import BACKGROUND, IGNORE, LabelMap, format_values
 
@@ -34,6 +36,7 @@ class Structures:
         values: name to the values in files; structures may overlap in any way (regions).
         background: values that are no structure; None where every other value is background.
         ignore: values of voxels of the reference that are left out.
+        terms: what structures are called in DICOM objects, as a config or model says.
         annotated: patterns of case ids to the structures that these cases were annotated for; the others are not
             scored. Stated by the `data` section of a config.
     """
@@ -42,6 +45,7 @@ class Structures:
     background: tuple[int, ...] | None
     ignore: tuple[int, ...] = ()
     annotated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    terms: Mapping[str, TermConfig] = field(default_factory=dict)
 
     def of(self, case: str) -> dict[str, tuple[int, ...]]:
         """The structures that a case was annotated for."""
@@ -79,7 +83,9 @@ def read_structures(labels: LabelsLike) -> Structures:
         path = next((path / name for name in _FILES_IN_FOLDER if (path / name).is_file()), path / _FILES_IN_FOLDER[0])
     document = _read_file(path)
     structures = _structures(document.get("labels", document), str(path))
-    return replace(structures, annotated=_annotated(document, structures))
+    return replace(
+        structures, annotated=_annotated(document, structures), terms=_terms(document, structures, str(path))
+    )
 
 
 def _parse_list(text: str) -> dict[str, list[int]]:
@@ -144,6 +150,21 @@ def _annotated(document: Mapping[Any, Any], structures: Structures) -> dict[str,
         for pattern, names in stated.items()
         if isinstance(names, list)
     }
+
+
+def _terms(document: Mapping[Any, Any], structures: Structures, where: str) -> dict[str, TermConfig]:
+    """The section `terms` of a config or model."""
+    stated = document.get("terms") if "labels" in document else None
+    if not isinstance(stated, dict):
+        return {}
+    try:
+        return {
+            str(name): TermConfig.model_validate_json(json.dumps(entry))
+            for name, entry in stated.items()
+            if name in structures.values
+        }
+    except (ValueError, TypeError) as error:
+        raise UsageError(f'The key "terms" of {where} is not understood.', "See: medunet config check FILE.") from error
 
 
 def _names_first(mapping: Mapping[Any, Any]) -> dict[str, Any]:

@@ -32,9 +32,9 @@ _CT_AIR = -500.0
 _SMALLEST_TILE, _LARGEST_TILE, _LARGEST_PICTURE = 300, 512, 1024
 _AXIAL_SLICES, _COLUMNS = 5, 3
 _FILL = 0.35
-_CAPTION, _LINE, _GAP, _FONT_SIZE = 20, 22, 6, 13
+CAPTION, _LINE, _GAP, _FONT_SIZE = 20, 22, 6, 13
 _MOST_LABELS = 40
-_PAPER, _INK, _REFERENCE = (16, 16, 16), (215, 215, 215), (255, 255, 255)
+PAPER, INK, _REFERENCE = (16, 16, 16), (215, 215, 215), (255, 255, 255)
 
 
 def write_overlay(
@@ -89,9 +89,9 @@ def draw_overlay(
                 f"An overlay needs image and mask on one grid, but the mask has {difference}.",
                 "Resample the mask to the image first.",
             )
-    scene = _Scene.of(volume, segmentation, reference, window)
-    tiles = [_tile(scene, axis, index) for axis, index in _views(scene)]
-    return _with_legend(_montage(tiles), _legend(segmentation, reference))
+    scene = Scene.of(volume, segmentation, reference, window)
+    tiles = [tile(scene, axis, index) for axis, index in _views(scene)]
+    return with_legend(montage(tiles), legend(segmentation, reference))
 
 
 def write_mask_png(path: str | Path, segmentation: Segmentation) -> None:
@@ -116,7 +116,7 @@ def write_mask_png(path: str | Path, segmentation: Segmentation) -> None:
 
 
 @dataclass(frozen=True)
-class _Scene:
+class Scene:
     """What is drawn, in RAS order for volumes.
 
     Attributes:
@@ -140,7 +140,8 @@ class _Scene:
     @classmethod
     def of(
         cls, volume: Volume, segmentation: Segmentation, reference: Segmentation | None, window: Window | None
-    ) -> _Scene:
+    ) -> Scene:
+        """What is drawn of an image and masks on its grid; a window of None is found."""
         image, geometry = volume.array[0], volume.geometry
         mask, truth = _known(segmentation), _known(reference) if reference is not None else None
         chosen = _window(image, window, picture=geometry.rank == 2)
@@ -179,19 +180,19 @@ def _window(image: NDArray[np.generic], window: Window | None, *, picture: bool)
     return (low, high) if high > low else (low, low + 1.0)
 
 
-def _views(scene: _Scene) -> list[tuple[int, int]]:
+def _views(scene: Scene) -> list[tuple[int, int]]:
     """(axis across the slice, index) of every slice to show; axis -1 is the whole picture."""
     shape = scene.mask.shape
     if len(shape) == 2:
         return [(-1, 0)]
     if 1 in shape:
         return [(max(axis for axis in range(3) if shape[axis] == 1), 0)]
-    axial, coronal = _weights(scene, 2), _weights(scene, 1)
-    views = [(2, index) for index in _spread(axial, _AXIAL_SLICES)]
+    axial, coronal = weights_along(scene, 2), weights_along(scene, 1)
+    views = [(2, index) for index in spread(axial, _AXIAL_SLICES)]
     return [*views, (1, int(coronal.argmax()) if coronal.any() else shape[1] // 2)]
 
 
-def _weights(scene: _Scene, axis: int) -> NDArray[np.float64]:
+def weights_along(scene: Scene, axis: int) -> NDArray[np.float64]:
     """How much each slice shows: areas of the labels, each relative to its largest, so that small ones count."""
     count = max(label.index for label in scene.labels) + 1
     total = np.zeros(scene.mask.shape[axis])
@@ -203,7 +204,7 @@ def _weights(scene: _Scene, axis: int) -> NDArray[np.float64]:
     return total
 
 
-def _spread(weights: NDArray[np.float64], count: int) -> list[int]:
+def spread(weights: NDArray[np.float64], count: int) -> list[int]:
     """Up to `count` slices, rising: the fullest of each equal band of those with structures, or of all if none has."""
     filled = np.flatnonzero(weights)
     if filled.size == 0:
@@ -215,29 +216,31 @@ def _spread(weights: NDArray[np.float64], count: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Tile:
+class Tile:
+    """A slice as drawn, and the words above it."""
+
     caption: str
     picture: Image.Image
 
 
-def _tile(scene: _Scene, axis: int, index: int) -> _Tile:
-    """One slice at its true aspect; the longer side is as long as the tile."""
+def tile(scene: Scene, axis: int, index: int, *, longest: int | None = None, fill: float = _FILL) -> Tile:
+    """One slice at its true aspect; the longer side is as long as the tile, or `longest` pixels."""
     name, place = ("", "") if axis < 0 else (("sagittal", "x"), ("coronal", "y"), ("axial", "z"))[axis]
     keep = [a for a in range(2 if axis < 0 else 3) if a != axis]
     extent = [scene.mask.shape[a] * scene.spacing[a] for a in keep]
     most = _LARGEST_PICTURE if axis < 0 else _LARGEST_TILE
-    side = min(max(*(scene.mask.shape[a] for a in keep), _SMALLEST_TILE), most)
+    side = longest or min(max(*(scene.mask.shape[a] for a in keep), _SMALLEST_TILE), most)
     size = (max(1, round(side * extent[0] / max(extent))), max(1, round(side * extent[1] / max(extent))))
     grey = _upright(scene.image, axis, index)
     shown = to_bytes(grey, scene.window)
     pixels = np.asarray(Image.fromarray(shown).resize(size, Image.Resampling.BICUBIC).convert("RGB"))
     mask = resized(_upright(scene.mask, axis, index), size)
     truth = resized(_upright(scene.reference, axis, index), size) if scene.reference is not None else None
-    picture = Image.fromarray(coloured(pixels, mask, truth, scene.labels))
+    picture = Image.fromarray(coloured(pixels, mask, truth, scene.labels, fill))
     if axis < 0:
-        return _Tile("", picture)
+        return Tile("", picture)
     _mark_sides(picture, "AP" if axis == 0 else "RL")
-    return _Tile(f"{name}, {place} = {round(scene.origin[axis] + index * scene.spacing[axis])} mm", picture)
+    return Tile(f"{name}, {place} = {round(scene.origin[axis] + index * scene.spacing[axis])} mm", picture)
 
 
 def _upright(array: NDArray[np.generic], axis: int, index: int) -> NDArray[np.generic]:
@@ -262,15 +265,19 @@ def resized(mask: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.int3
 
 
 def coloured(
-    pixels: NDArray[np.uint8], mask: NDArray[np.int32], reference: NDArray[np.int32] | None, labels: Sequence[Label]
+    pixels: NDArray[np.uint8],
+    mask: NDArray[np.int32],
+    reference: NDArray[np.int32] | None,
+    labels: Sequence[Label],
+    fill: float = _FILL,
 ) -> NDArray[np.uint8]:
-    """Translucent fill and one-pixel contours over (rows, columns, 3)."""
+    """Translucent fill (a share of the colour) and one-pixel contours over (rows, columns, 3)."""
     colours = np.zeros((max(label.index for label in labels) + 1, 3))
     for label in labels:
         colours[label.index] = label.colour
     inside = mask > 0
     result = pixels.astype(np.float64)
-    result[inside] = (1.0 - _FILL) * result[inside] + _FILL * colours[mask[inside]]
+    result[inside] = (1.0 - fill) * result[inside] + fill * colours[mask[inside]]
     line = _contour(mask)
     result[line] = colours[mask[line]]
     if reference is not None:
@@ -291,33 +298,32 @@ def _mark_sides(picture: Image.Image, letters: str) -> None:
     draw = ImageDraw.Draw(picture)
     middle = picture.height / 2
     for letter, x, anchor in ((letters[0], 4, "lm"), (letters[1], picture.width - 4, "rm")):
-        draw.text((x, middle), letter, fill=_INK, font=_font(), anchor=anchor)
+        draw.text((x, middle), letter, fill=INK, font=caption_font(), anchor=anchor)
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def caption_font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Of all words."""
     return ImageFont.load_default(_FONT_SIZE)
 
 
-def _montage(tiles: Sequence[_Tile]) -> Image.Image:
-    """Tiles in rows of three, each centred below its caption."""
-    columns = min(_COLUMNS, len(tiles))
+def montage(tiles: Sequence[Tile], columns: int = _COLUMNS) -> Image.Image:
+    """Tiles in rows of three, or `columns`, each centred below its caption."""
+    columns = min(columns, len(tiles))
     rows = math.ceil(len(tiles) / columns)
     width = max(tile.picture.width for tile in tiles)
     height = max(tile.picture.height for tile in tiles)
-    strip = _CAPTION if any(tile.caption for tile in tiles) else 0
-    sheet = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + strip)), _PAPER)
+    strip = CAPTION if any(tile.caption for tile in tiles) else 0
+    sheet = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + strip)), PAPER)
     draw = ImageDraw.Draw(sheet)
     for number, tile in enumerate(tiles):
         left, top = (number % columns) * (width + _GAP), (number // columns) * (height + strip)
-        draw.text((left + 4, top + 2), tile.caption, fill=_INK, font=_font())
+        draw.text((left + 4, top + 2), tile.caption, fill=INK, font=caption_font())
         shift = ((width - tile.picture.width) // 2, (height - tile.picture.height) // 2)
         sheet.paste(tile.picture, (left + shift[0], top + strip + shift[1]))
     return sheet
 
 
-def _legend(
-    segmentation: Segmentation, reference: Segmentation | None
-) -> list[tuple[str, tuple[int, int, int] | None]]:
+def legend(segmentation: Segmentation, reference: Segmentation | None) -> list[tuple[str, tuple[int, int, int] | None]]:
     """Text and colour of each entry: the structures that occur, with millilitres for volumes."""
     members = segmentation.labels.membership
     present = set(np.flatnonzero(members[:, np.unique(_known(segmentation))].any(axis=1)).tolist())
@@ -340,9 +346,9 @@ def _format_ml(volume: float) -> str:
     return f"{volume:.0f} ml" if volume >= 10 else f"{volume:.1f} ml"
 
 
-def _with_legend(sheet: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int] | None]]) -> Image.Image:
+def with_legend(sheet: Image.Image, entries: Sequence[tuple[str, tuple[int, int, int] | None]]) -> Image.Image:
     """The sheet above its legend, in as many lines as the entries need."""
-    font = _font()
+    font = caption_font()
     places, x, y = [], _GAP, 0
     for text, _ in entries:
         needed = round(font.getlength(text)) + 34
@@ -350,12 +356,12 @@ def _with_legend(sheet: Image.Image, entries: Sequence[tuple[str, tuple[int, int
             x, y = _GAP, y + _LINE
         places.append((x, y))
         x += needed
-    result = Image.new("RGB", (sheet.width, sheet.height + y + _LINE), _PAPER)
+    result = Image.new("RGB", (sheet.width, sheet.height + y + _LINE), PAPER)
     result.paste(sheet, (0, 0))
     draw = ImageDraw.Draw(result)
     for (text, colour), (left, top) in zip(entries, places, strict=True):
         middle = sheet.height + top + _LINE // 2
         if colour is not None:
             draw.rectangle((left, middle - 5, left + 10, middle + 5), fill=colour)
-        draw.text((left + 16, middle), text, fill=_INK, font=font, anchor="lm")
+        draw.text((left + 16, middle), text, fill=INK, font=font, anchor="lm")
     return result

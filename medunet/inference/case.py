@@ -40,6 +40,11 @@ class Targets:
     probabilities: Path | None
     maps: Mapping[str, Path] = field(default_factory=dict)
 
+    @property
+    def probable(self) -> bool:
+        """Whether probabilities must be computed."""
+        return self.probabilities is not None or any(FORMATS[name].probabilities for name in self.masks)
+
     def paths(self) -> list[Path]:
         """All of them."""
         return [*self.masks.values(), *([self.probabilities] if self.probabilities else []), *self.maps.values()]
@@ -108,7 +113,7 @@ class CaseWork:
         with self._stage():
             self._prediction = self._predictor(
                 volume,
-                probabilities=self._targets.probabilities is not None,
+                probabilities=self._targets.probable,
                 uncertainty=bool(self._targets.maps),
                 scratch=self._targets.paths()[0].parent,
             )
@@ -148,8 +153,9 @@ class CaseWork:
 
     def _write(self, prediction: Prediction) -> None:
         report = self.report
+        together = tuple(self._targets.masks)
         for name, path in self._targets.masks.items():
-            report.outputs.append(output_entry(prediction.save(path, wanted=name)))
+            report.outputs.append(output_entry(prediction.save(path, wanted=name, together=together)))
         probable = self._targets.probabilities
         if probable is not None and prediction.probabilities is not None:
             write_nifti_array(prediction.probabilities, prediction.geometry, prediction.source, probable)

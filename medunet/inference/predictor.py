@@ -27,7 +27,7 @@ from medunet.engines.device import free_bytes, resolve_device, resolve_precision
 from medunet.engines.machine import available_bytes
 from medunet.errors import DataError, ModelError, UsageError
 from medunet.export.algorithm import Algorithm
-from medunet.export.formats import write_mask
+from medunet.export.formats import Making, write_mask
 from medunet.inference.choice import Engines, Member
 from medunet.inference.doubt import MAPS, Doubt
 from medunet.inference.memory import bytes_of, resident_bytes
@@ -85,18 +85,20 @@ class Prediction(Segmentation):
     flags: tuple[Flag, ...] = ()
     algorithm: Algorithm = field(default_factory=Algorithm)
 
-    def save(self, path: str | Path, *, wanted: str | None = None) -> Path:
+    def save(self, path: str | Path, *, wanted: str | None = None, together: tuple[str, ...] = ()) -> Path:
         """Write to .nii, .nii.gz, .nrrd, .mha or .dcm (DICOM SEG), by the ending, or in a named format.
 
         Args:
             path: where to.
             wanted: of `medunet.export.formats.FORMATS`.
+            together: formats that this is saved in as well; a DICOM report refers to a segmentation among them.
 
         Raises:
-            UsageError: no format of that name or ending, or DICOM for an image that did not come as DICOM.
+            UsageError: no format of that name or ending, DICOM for an image that did not come as DICOM, or
+                `dicom-seg-fractional` without probabilities.
             OutputError: it cannot be written.
         """
-        return write_mask(self, path, self.algorithm, wanted=wanted)
+        return write_mask(self, path, Making(self.algorithm, self.probabilities, together), wanted=wanted)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,13 @@ format. Everything else is an image.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from medunet.config.terms import TermConfig, with_terms
 from medunet.errors import DicomError, UsageError
 from medunet.evaluation.structures import LabelsLike, read_structures
 from medunet.export.formats import FORMATS, format_of, write_mask
@@ -138,19 +140,21 @@ def _mask(path: Path, labels: LabelsLike | None) -> Segmentation:
     values, geometry = read_mask(path)
     present = [int(value) for value in np.unique(values)]
     if labels is None:
+        terms: Mapping[str, TermConfig] = {}
         mapping: dict[str, tuple[int, ...]] = {
             BACKGROUND: (0,),
             **{f"label {value}": (value,) for value in present if value},
         }
     else:
         structures = read_structures(labels)
+        terms = structures.terms
         rest = structures.others(present) if structures.background is None else []
         background = structures.background or (0,)
         mapping = {
             BACKGROUND: (*background, *(value for value in rest if value not in background)),
             **structures.values,
         }
-    found = LabelMap.from_mapping(mapping)
+    found = with_terms(LabelMap.from_mapping(mapping), terms)
     return Segmentation(found.to_indices(values), geometry, found, Source(path, "array"))
 
 

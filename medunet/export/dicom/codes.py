@@ -2,8 +2,8 @@
 
 The codes are those of DICOM's own context group for segments, CID 7151 "Segmentation Property Types" (PS3.16), as
 pydicom ships it: about a thousand organs, vessels, muscles, lesions and tissues, mostly SNOMED CT. A label is found by
-its name in words, in British or American spelling, as `kidney_left`, `left kidney` or `Kidney (left)`. A name may join a
-lesion and the organ that it lies in: `liver_tumour`, `tumour_kidney_left`, `cyst of the pancreas`.
+its name in words, in British or American spelling, as `kidney_left`, `left kidney` or `Kidney (left)`. A name may join
+a lesion and the organ that it lies in: `liver_tumour`, `tumour_kidney_left`, `cyst of the pancreas`.
 """
 
 from __future__ import annotations

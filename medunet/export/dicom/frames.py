@@ -41,7 +41,8 @@ def label_frames(origin: Origin, images: Sequence[Any]) -> NDArray[Any]:
 
 def grid_frames(origin: Origin) -> NDArray[Any]:
     """Label indices (slices, rows, columns) on the grid of the series."""
-    return origin.on_grid().transpose(2, 1, 0).astype(_dtype(origin))
+    result: NDArray[Any] = origin.on_grid().transpose(2, 1, 0).astype(_dtype(origin))
+    return result
 
 
 def _dtype(origin: Origin) -> type[np.unsignedinteger[Any]]:
@@ -91,19 +92,22 @@ def _on_slice(origin: Origin, channel: NDArray[Any], number: int, item: Slice) -
     """(rows, columns) of a slice, interpolated where the slices lie on no regular grid."""
     upright = origin.series.upright
     if not origin.series.resampled or upright is None:
-        return np.asarray(channel[:, :, number]).T
+        plane: NDArray[Any] = channel[:, :, number].T
+        return plane
     height, (right, down) = upright.heights[number], upright.shifts[number]
     low = min(max(int(np.floor(height)), 0), channel.shape[2] - 1)
     slab = np.asarray(channel[:, :, low : low + 2], dtype=np.float32)
     shape = (item.columns, item.rows, 1)
     offset = (right, down, min(height - low, slab.shape[2] - 1))
-    moved: NDArray[Any] = ndimage.affine_transform(slab, np.ones(3), offset, shape, order=1, mode="nearest")
-    return moved[:, :, 0].T
+    moved = ndimage.affine_transform(slab, np.ones(3), offset, shape, order=1, mode="nearest")
+    result: NDArray[Any] = moved[:, :, 0].T
+    return result
 
 
-def with_fractions(seg: Any, found: dict[tuple[int, str, int | None], NDArray[np.uint8]]) -> Any:
-    """A segmentation whose frames get these values; each must be described already."""
-    pixels = bytearray()
+def with_fractions(seg: Any, origin: Origin, found: dict[tuple[int, str, int | None], NDArray[np.uint8]]) -> Any:
+    """A segmentation as `one_pixel_frames` describes it, with the values of all pixels."""
+    first, pixels = origin.series.slices[0], bytearray()
+    seg.Rows, seg.Columns = first.rows, first.columns
     for frame in seg.PerFrameFunctionalGroupsSequence:
         number = int(frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
         source = frame.DerivationImageSequence[0].SourceImageSequence[0]
@@ -115,13 +119,15 @@ def with_fractions(seg: Any, found: dict[tuple[int, str, int | None], NDArray[np
     return seg
 
 
-def described_frames(
+def one_pixel_frames(
     origin: Origin, images: Sequence[Any], found: dict[tuple[int, str, int | None], NDArray[np.uint8]]
 ) -> NDArray[np.uint8]:
-    """(frames, rows, columns, labels) that are 1 in whole frames that hold something; takes no memory.
+    """(frames, 1, 1, labels) that are 1 where a frame holds something; the images are made to have one pixel, too.
 
-    highdicom describes frames from it; probabilities themselves it would sort and copy as floats several times.
+    highdicom describes the frames from it; probabilities themselves it would copy and sort as floats.
     """
+    for image in images:
+        image.Rows = image.Columns = 1
     first, count = origin.series.slices[0], len(origin.segmentation.labels) - 1
     framed = first.frame is not None and not several_files(origin)
     places = {(item.sop_uid, item.frame): number for number, item in enumerate(origin.series.slices)}
@@ -129,7 +135,7 @@ def described_frames(
     holds = np.zeros((total, count), dtype=np.uint8)
     for index, uid, frame in found:
         holds[frame if framed and frame is not None else places[uid, frame], index - 1] = 1
-    return np.broadcast_to(holds[:, None, None, :], (total, first.rows, first.columns, count))
+    return holds[:, None, None, :]
 
 
 def grid_places(geometry: Geometry) -> dict[str, Any]:
@@ -151,7 +157,11 @@ def slice_places(origin: Origin) -> dict[str, Any]:
 
 
 def _places(
-    positions: Sequence[Any], orientation: Sequence[float], spacing: Sequence[float], thickness: float, step: float | None
+    positions: Sequence[Any],
+    orientation: Sequence[float],
+    spacing: Sequence[float],
+    thickness: float,
+    step: float | None,
 ) -> dict[str, Any]:
     import highdicom
 

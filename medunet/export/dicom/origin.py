@@ -33,6 +33,7 @@ _TYPE_2 = (
     *("StudyTime", "ReferringPhysicianName"),
 )
 _PATIENT_STUDY = ("PatientAge", "PatientSize", "PatientWeight", "StudyDescription")
+_UNSTATED = "Not stated by the images"
 CHARACTERS = "ISO_IR 192"
 """Character set of what is written: UTF-8, which holds whatever the source's names are made of."""
 
@@ -100,6 +101,9 @@ class Origin:
                 setattr(dataset, keyword, "")
         if "DeidentificationMethod" in dataset and not dataset.DeidentificationMethod:
             del dataset.DeidentificationMethod  # it may be absent, but not empty
+        how = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
+        if dataset.get("PatientIdentityRemoved") == "YES" and not any(keyword in dataset for keyword in how):
+            dataset.DeidentificationMethod = _UNSTATED  # it must be said then
         for shared in dataset.get("SharedFunctionalGroupsSequence", ()):
             self._complete_groups(shared)
         if not dataset.get("FrameOfReferenceUID"):

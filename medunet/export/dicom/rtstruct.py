@@ -92,7 +92,9 @@ def _dataset(**values: Any) -> Dataset:
 
 def _frame(origin: Origin) -> Dataset:
     series = origin.series
-    referenced = _dataset(SeriesInstanceUID=series.uid, ContourImageSequence=[image_reference(item) for item in series.slices])
+    referenced = _dataset(
+        SeriesInstanceUID=series.uid, ContourImageSequence=[image_reference(item) for item in series.slices]
+    )
     study = _dataset(
         ReferencedSOPClassUID=_STUDY_COMPONENT,
         ReferencedSOPInstanceUID=series.study_uid,

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from medunet.errors import OutputError, UsageError
 from medunet.export.algorithm import SOFTWARE_VERSION, Algorithm
 from medunet.export.dicom.frames import (
-    described_frames,
     fractions,
     grid_frames,
     grid_places,
     label_frames,
+    one_pixel_frames,
     refer,
     several_files,
     slice_places,
@@ -60,7 +60,7 @@ KINDS = {
     "FRACTIONAL": Kind(13000, "FRACTIONAL", "Probabilities"),
     "GRID": Kind(14000, "BINARY", "Segmentation on a regular grid"),
 }
-"""By name. GRID is BINARY on the grid of the series; where the slices themselves are that grid it is no other object."""
+"""By name. GRID is BINARY on the grid of the series; where the slices are that grid, it is no other object."""
 
 
 def write_seg(
@@ -116,12 +116,18 @@ def _build(origin: Origin, kind: str, probabilities: NDArray[np.floating[Any]] |
     try:
         if kind == "FRACTIONAL" and probabilities is not None:
             found = fractions(origin, probabilities)
-            seg = _seg(origin, kind, images, lambda: described_frames(origin, images, found))
-            return with_fractions(seg, found)
+            seg = _seg(origin, kind, images, lambda: one_pixel_frames(origin, images, found))
+            return with_fractions(seg, origin, found)
         if kind == "GRID":
             return _seg(origin, kind, images, lambda: grid_frames(origin))
         return _seg(origin, kind, images, lambda: label_frames(origin, images))
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:  # what highdicom makes of odd headers
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        IndexError,
+    ) as error:  # highdicom on odd headers
         raise OutputError(
             f"No DICOM segmentation can be made of the series {origin.series.title}: {error}.",
             "Write a NIfTI mask instead (-f nifti).",

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from pydicom.sr.coding import Code
 
-from medunet.export.dicom.codes import Code, Meaning
+from medunet.export.dicom.codes import Meaning
 from medunet.export.dicom.origin import Origin
 from medunet.labels import Label
 
