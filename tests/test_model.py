@@ -16,6 +16,7 @@ import yaml
 
 from medunet.config.derived import mirror_axes
 from medunet.config.schema import Config
+from medunet.config.terms import TermConfig
 from medunet.errors import ConfigError, MedunetError, ModelError, OutputError, UsageError
 from medunet.labels import LabelMap
 from medunet.model import SPEC_FILE, WEIGHTS_FILE, load_model, save_model
@@ -388,3 +389,22 @@ def test_a_model_of_nested_labels_has_an_output_per_structure_and_no_more(tmp_pa
     assert model.labels.to_mapping() == {"background": 0, "whole": [1, 2], "liver": 205, "core": 2, "ignore": 9}
     with torch.no_grad():
         assert model.build()(torch.randn(1, 2, 8, 8, 4)).shape[1] == 3
+
+
+def test_terms_of_labels_travel_with_the_model_and_may_be_changed(tmp_path: Path) -> None:
+    plain = save_model(tmp_path / "plain", CONFIG, network_of().state_dict(), TRAINING)
+    assert "terms" not in yaml.safe_load((plain / SPEC_FILE).read_text(encoding="utf-8"))
+    terms = {"liver": {"colour": "#010203"}, "lesion": {"type": ("SCT", "4147007", "Mass")}}
+    config = CONFIG.model_copy(
+        update={"terms": {name: TermConfig.model_validate(each) for name, each in terms.items()}}
+    )
+    model = load_model(save_model(tmp_path / "model", config, network_of().state_dict(), TRAINING))
+    assert model.labels.labels[1].colour == (1, 2, 3)
+    found = model.labels.labels[2].term.type
+    assert found is not None
+    assert found.meaning == "Mass"
+    changed = model.changed(["terms.lesion.colour=[9, 8, 7]"])
+    assert (changed.labels.labels[1].colour, changed.labels.labels[2].colour) == ((1, 2, 3), (9, 8, 7))
+    with pytest.raises(ConfigError, match="a problem") as caught:
+        model.changed(["terms.lesoin.colour=[9, 8, 7]"])
+    assert "Did you mean lesion?" in str(caught.value.problems)

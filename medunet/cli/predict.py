@@ -50,7 +50,7 @@ def predict(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change inference.* or postprocess; may be repeated."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change inference.*, postprocess or terms.*."),
     ] = None,
     series: SeriesOption = None,
     volume: VolumeOption = None,

@@ -17,10 +17,10 @@ CHANGEABLE = ("inference", "postprocess", "terms")
 
 
 def changed(known: Mapping[str, Any], overrides: Sequence[str], name: str) -> Config:
-    """A configuration with other sections `inference` and `postprocess`.
+    """A configuration with other sections of `CHANGEABLE`.
 
     Args:
-        known: plain data: `name`, `labels`, and the two sections as they are.
+        known: plain data: `name`, `labels`, and the sections of `CHANGEABLE` as they are.
         overrides: `key=value` as after `--set`.
         name: what is changed, for messages.
 
@@ -33,7 +33,7 @@ def changed(known: Mapping[str, Any], overrides: Sequence[str], name: str) -> Co
     for text in overrides:
         key = text.partition("=")[0].strip()
         if "=" in text and key.split(".")[0] not in CHANGEABLE:
-            rule = f"cannot be changed in a finished model; only {' and '.join(CHANGEABLE)} can."
+            rule = f"cannot be changed in a finished model; only {', '.join(CHANGEABLE)} can."
             document.problems.append(Problem(f"--set {text}", key, rule))
         else:
             apply_override(document, text)

@@ -33,7 +33,7 @@ class TermConfig(Section):
     """Where it lies, for lesions: the organ."""
     region_modifier: Code | None = None
     """Of the region: left or right."""
-    colour: tuple[_Byte, _Byte, _Byte] | Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")] | None = None
+    colour: tuple[_Byte, _Byte, _Byte] | Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$", examples=["#dd8265"])] | None = None
     """Red, green and blue from 0 to 255, or "#rrggbb" in quotes; null takes the next of a list."""
 
     @property

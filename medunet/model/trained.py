@@ -75,7 +75,8 @@ class Model:
         """The same networks, applied in another way; nothing is written.
 
         Args:
-            overrides: `key=value` as after `--set`, of `inference` (`overlap`, `tta`, `batch_size`) and `postprocess`.
+            overrides: `key=value` as after `--set`, of `inference` (`overlap`, `tta`, `batch_size`), `postprocess`
+                and `terms`.
 
         Raises:
             ConfigError: one of them cannot be; `problems` holds everything that is wrong.

@@ -66,6 +66,32 @@ def test_all_formats_in_one_go_say_the_same(predictor: Predictor, export: Path, 
     assert [entry.status for entry in again] == ["skipped"]
 
 
+def test_objects_that_others_show_go_along(predictor: Predictor, export: Path, tmp_path: Path) -> None:
+    names = ("dicom-seg-labelmap", "dicom-seg-fractional", "dicom-seg-grid", "dicom-sr", "dicom-preview")
+    (report,) = predict(predictor, export, tmp_path / "out", Options(formats=names))
+    assert report.status == "done", report.error
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    stem = "patient.01_"
+    ends = ("fractional.dcm", "grid_seg.dcm", "labelmap.dcm", "preview.dcm", "sr.dcm")
+    assert written == [*(stem + end for end in ends), "predict.json"]  # probabilities are not written as NIfTI
+    label_map = pydicom.dcmread(tmp_path / "out" / f"{stem}labelmap.dcm")
+    sr = highdicom.sr.srread(tmp_path / "out" / f"{stem}sr.dcm")
+    groups = sr.content.get_volumetric_roi_measurement_groups()
+    assert {group.referenced_segment.referenced_sop_instance_uid for group in groups} == {label_map.SOPInstanceUID}
+    assert [group.get_measurements()[0].value for group in groups] == pytest.approx(
+        [1000 * ml for ml in report.volumes_ml.values()], rel=1e-3
+    )
+    fractional = highdicom.seg.segread(tmp_path / "out" / f"{stem}fractional.dcm")
+    truth = predictor(export, probabilities=True)
+    assert truth.probabilities is not None
+    series = truth.source.series
+    assert series is not None
+    found = fractional.get_pixels_by_source_instance(
+        [item.sop_uid for item in series.slices], ignore_spatial_locations=True, assert_missing_frames_are_empty=True
+    )
+    assert np.abs(found - truth.probabilities[1:].transpose(3, 2, 1, 0)).max() <= 0.5 / 255 + 1e-4
+
+
 def test_the_ending_dcm_means_a_segmentation(predictor: Predictor, export: Path, tmp_path: Path) -> None:
     prediction = predictor(export)
     prediction.save(tmp_path / "mask.dcm")

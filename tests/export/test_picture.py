@@ -169,7 +169,7 @@ def test_ignored_voxels_of_a_reference_are_shown_as_background() -> None:
 def test_the_legend_names_what_encloses_a_structure_too(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
     monkeypatch.setattr(
-        "medunet.export.picture._with_legend", lambda sheet, entries: shown.extend(text for text, _ in entries) or sheet
+        "medunet.export.picture.with_legend", lambda sheet, entries: shown.extend(text for text, _ in entries) or sheet
     )
     volume, _ = pair(array := block((10, 10, 10), (1, 6), (1, 6), (1, 5)))
     draw_overlay(volume, Segmentation(array * 2, volume.geometry, NESTED))

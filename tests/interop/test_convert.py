@@ -196,3 +196,37 @@ def test_an_unknown_value_of_complete_labels_is_an_error(series: Path, mask_file
     with pytest.raises(UsageError, match="is no output format"):
         convert(mask_file, tmp_path / "mask.dcm", reference=series, wanted="jpeg")
     assert read_dicom(series).array.any()
+
+
+def test_terms_of_a_config_are_honoured(series: Path, mask_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.yaml").write_text(
+        "labels: {background: 0, liver: 1, tumour: 2, spot: 7}\n"
+        "terms:\n"
+        "  tumour: {region: [SCT, '10200004', Liver]}\n"
+        "  spot: {type: [SCT, '4147007', Mass], colour: '#ffffff'}\n"
+    )
+    convert(mask_file, tmp_path / "mask.dcm", reference=series, labels=tmp_path / "labels.yaml")
+    _, tumour, spot = pydicom.dcmread(tmp_path / "mask.dcm").SegmentSequence
+    assert tumour.AnatomicRegionSequence[0].CodeMeaning == "Liver"
+    assert spot.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Mass"
+    assert spot.RecommendedDisplayCIELabValue[0] == 65535
+    (tmp_path / "labels.yaml").write_text("labels: {background: 0, liver: 1}\nterms: {liver: {type: Liver}}\n")
+    with pytest.raises(UsageError, match='"terms" of'):
+        convert(mask_file, tmp_path / "mask.dcm", reference=series, labels=tmp_path / "labels.yaml")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "modality"),
+    [("dicom-seg-labelmap", "SEG"), ("dicom-seg-grid", "SEG"), ("dicom-sr", "SR"), ("dicom-preview", "OT")],
+)
+def test_a_mask_becomes_any_dicom_object(
+    series: Path, mask_file: Path, tmp_path: Path, wanted: str, modality: str
+) -> None:
+    convert(mask_file, tmp_path / "mask.dcm", reference=series, wanted=wanted)
+    assert pydicom.dcmread(tmp_path / "mask.dcm").Modality == modality
+
+
+def test_a_mask_does_not_become_probabilities(series: Path, mask_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds the probabilities of a model, and a mask has none"):
+        convert(mask_file, tmp_path / "mask.dcm", reference=series, wanted="dicom-seg-fractional")
+    assert not (tmp_path / "mask.dcm").exists()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from medunet.export.dicom.codes import SCHEME, meaning_of
+from medunet.export.dicom.codes import SCHEME, meaning_of, meaning_of_label
+from medunet.labels import Coded, LabelMap, Term
 
 
 @pytest.mark.parametrize(
@@ -56,3 +57,61 @@ def test_other_names_get_a_private_code_of_their_own(name: str) -> None:
     assert len(found.type.value) <= 16
     assert len(found.type.meaning) <= 64
     assert found.type.value != meaning_of(f"{name} 2nd").type.value
+
+
+@pytest.mark.parametrize(
+    ("name", "lesion", "organ", "side"),
+    [
+        ("liver_tumour", "Neoplasm", "Liver", None),
+        ("tumour_kidney_left", "Neoplasm", "Kidney", "Left"),
+        ("left kidney cyst", "Cyst", "Kidney", "Left"),
+        ("cyst of the pancreas", "Cyst", "Pancreas", None),
+        ("lung_nodule", "Nodule", "Lung", None),
+        ("hepatic lesion", "Lesion", "Liver", None),
+        ("Brain metastases", "Neoplasm, Secondary", "Brain", None),
+    ],
+)
+def test_a_lesion_lies_in_the_organ_that_its_name_says(name: str, lesion: str, organ: str, side: str | None) -> None:
+    found = meaning_of(name)
+    assert found.known
+    assert found.lesion
+    assert (found.type.meaning, found.side) == (lesion, None)
+    assert found.region is not None
+    assert found.region.meaning == organ
+    assert (found.region_side.meaning if found.region_side else None) == side
+
+
+@pytest.mark.parametrize("name", ["liver_spot", "spot_tumour", "tumour_cyst", "tumour"])
+def test_without_an_organ_there_is_no_region(name: str) -> None:
+    assert meaning_of(name).region is None
+
+
+def test_what_lies_inside_of_an_organ_lies_in_it() -> None:
+    labels = LabelMap.from_mapping({"background": 0, "kidney_left": [1, 2, 3], "cyst": [2, 3], "necrosis": 3})
+    cyst, necrosis = (meaning_of_label(labels.labels[index], labels) for index in (2, 3))
+    for found in (cyst, necrosis):
+        assert found.region is not None
+        assert found.region_side is not None
+        assert (found.region.meaning, found.region_side.meaning) == ("Kidney", "Left")
+    assert meaning_of_label(labels.labels[1], labels).region is None
+
+
+def test_what_a_config_says_comes_first() -> None:
+    mass, right, liver = (
+        Coded("SCT", "4147007", "Mass"),
+        Coded("SCT", "24028007", "Right"),
+        Coded("SCT", "10200004", "Liver"),
+    )
+    plain = LabelMap.from_mapping({"background": 0, "kidney_left": 1, "spot": 2})
+    terms = {"kidney_left": Term(region=liver), "spot": Term(type=mass, modifier=right, region=liver)}
+    labels = plain.described(terms)
+    kidney, spot = (meaning_of_label(label, labels) for label in labels.foreground)
+    assert (kidney.type.meaning, kidney.side and kidney.side.meaning) == ("Kidney", "Left")
+    assert kidney.region is not None
+    assert (spot.type.meaning, spot.lesion, spot.known) == ("Mass", True, True)
+    assert spot.side is not None
+    assert spot.region is not None
+    assert (spot.side.meaning, spot.region.meaning) == ("Right", "Liver")
+    other = plain.described({"spot": Term(category=Coded("SCT", "85756007", "Tissue"), type=Coded("99X", "1", "Own"))})
+    found = meaning_of_label(other.labels[2], other)
+    assert (found.category.meaning, found.type.scheme_designator, found.known) == ("Tissue", "99X", True)

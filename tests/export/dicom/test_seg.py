@@ -15,8 +15,9 @@ from medunet.errors import OutputError, UsageError
 from medunet.export.algorithm import Algorithm
 from medunet.export.dicom.seg import write_seg
 from medunet.geometry import Geometry
+from medunet.io.dicom import read_dicom
 from medunet.io.volume import Segmentation
-from medunet.labels import LabelMap
+from medunet.labels import Coded, LabelMap, Term
 
 ALGORITHM = Algorithm("Abdomen net", "0123456789abcdef" * 4)
 Make = Callable[..., Segmentation]
@@ -182,3 +183,163 @@ def test_images_that_are_gone_are_told(segmented: Make, study: Path, tmp_path: P
     next((study / CT_FOLDER).iterdir()).unlink()
     with pytest.raises(OutputError, match="cannot be read again"):
         write_seg(segmentation, tmp_path / "mask.dcm")
+
+
+def probabilities_of(mask: np.ndarray, labels: LabelMap) -> np.ndarray:
+    """(C, *spatial): sure of the mask, unsure beside it; nothing of the last label."""
+    noise = np.random.default_rng(1).random((len(labels), *mask.shape)).astype(np.float32)
+    noise[:, :, :, :2] = 0
+    noise[-1] = 0
+    noise[1][mask == 1] = 1
+    return noise
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_probabilities_come_back_to_a_255th(
+    segmented: Make, mask: np.ndarray, labels: LabelMap, tmp_path: Path, on_disk: bool
+) -> None:
+    segmentation, values = segmented(), probabilities_of(mask, labels)
+    if on_disk:
+        np.save(tmp_path / "values.npy", values)
+        values = np.load(tmp_path / "values.npy", mmap_mode="r")
+    path = write_seg(segmentation, tmp_path / "f.dcm", ALGORITHM, kind="FRACTIONAL", probabilities=values)
+    dataset = pydicom.dcmread(path)
+    assert (dataset.SegmentationType, dataset.SegmentationFractionalType) == ("FRACTIONAL", "PROBABILITY")
+    assert (dataset.Rows, dataset.Columns, dataset.MaximumFractionalValue) == (16, 20, 255)
+    numbers = [frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber for frame in dataset[0x52009230]]
+    assert sorted(set(numbers)) == [1, 2]  # frames of nothing are left out
+    found = by_source(path, segmentation)
+    assert np.abs(found - values[1:].transpose(3, 2, 1, 0)).max() <= 0.5 / 255 + 1e-6
+
+
+def test_nested_probabilities_have_no_background(
+    segmented: Make, mask: np.ndarray, nested: LabelMap, tmp_path: Path
+) -> None:
+    values = np.stack([(mask == 1), (mask == 2)]).astype(np.float32)
+    segmentation = segmented(np.minimum(mask, 2), nested)
+    path = write_seg(segmentation, tmp_path / "f.dcm", ALGORITHM, kind="FRACTIONAL", probabilities=values)
+    assert np.array_equal(by_source(path, segmentation), values.transpose(3, 2, 1, 0))
+
+
+def test_probabilities_of_a_resampled_series_lie_on_the_slices_that_came(
+    segmented: Make, study: Path, mask: np.ndarray, labels: LabelMap, tmp_path: Path
+) -> None:
+    files = sorted((study / CT_FOLDER).iterdir(), key=lambda path: int(pydicom.dcmread(path).InstanceNumber))
+    files[4].unlink()
+    segmentation = segmented(irregular="resample")
+    values = np.stack([mask == index for index in range(len(labels))]).astype(np.float32)
+    path = write_seg(segmentation, tmp_path / "f.dcm", ALGORITHM, kind="FRACTIONAL", probabilities=values)
+    kept = np.delete(mask.transpose(2, 1, 0), 4, axis=0)
+    assert np.abs(by_source(path, segmentation) - truth(kept, labels)).max() < 0.01
+
+
+def test_a_mask_alone_has_no_probabilities(segmented: Make, mask: np.ndarray, labels: LabelMap, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a mask has none"):
+        write_seg(segmented(), tmp_path / "f.dcm", kind="FRACTIONAL")
+    segmentation = segmented()
+    off = Geometry.plain(mask.shape, (1.0, 1.0, 1.0))
+    other = Segmentation(mask, off, labels, segmentation.source)
+    with pytest.raises(UsageError, match="on the grid that they were computed on"):
+        write_seg(other, tmp_path / "f.dcm", kind="FRACTIONAL", probabilities=probabilities_of(mask, labels))
+    assert not list(tmp_path.glob("*.dcm"))
+
+
+def test_the_grid_of_a_series_with_a_gap_is_a_regular_volume(
+    segmented: Make, study: Path, mask: np.ndarray, labels: LabelMap, tmp_path: Path
+) -> None:
+    files = sorted((study / CT_FOLDER).iterdir(), key=lambda path: int(pydicom.dcmread(path).InstanceNumber))
+    files[4].unlink()
+    segmentation = segmented(irregular="resample")
+    slices = write_seg(segmentation, tmp_path / "slices.dcm", ALGORITHM)
+    grid = write_seg(segmentation, tmp_path / "grid.dcm", ALGORITHM, kind="GRID")
+    volume = highdicom.seg.segread(grid).get_volume(combine_segments=True)
+    to_ours = np.linalg.inv(np.diag([-1.0, -1.0, 1.0, 1.0]) @ segmentation.geometry.affine) @ volume.affine
+    where = np.argwhere(volume.array) @ to_ours[:3, :3].T + to_ours[:3, 3]
+    assert np.allclose(where, np.rint(where), atol=1e-3)
+    found = np.zeros_like(mask)
+    found[tuple(np.rint(where).astype(int).T)] = volume.array[volume.array > 0]
+    assert np.array_equal(found, mask)
+    dataset = pydicom.dcmread(grid)
+    assert all(not frame.DerivationImageSequence for frame in dataset.PerFrameFunctionalGroupsSequence)
+    assert len(dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == 8
+    assert dataset.SOPInstanceUID != pydicom.dcmread(slices).SOPInstanceUID
+    assert dataset.SeriesInstanceUID != pydicom.dcmread(slices).SeriesInstanceUID
+
+
+def test_the_grid_of_regular_slices_is_no_other_object(segmented: Make, tmp_path: Path) -> None:
+    one = pydicom.dcmread(write_seg(segmented(), tmp_path / "slices.dcm", ALGORITHM))
+    other = pydicom.dcmread(write_seg(segmented(), tmp_path / "grid.dcm", ALGORITHM, kind="GRID"))
+    assert one.SOPInstanceUID == other.SOPInstanceUID
+    assert one.PixelData == other.PixelData
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP", "FRACTIONAL"])
+def test_several_multi_frame_files_get_one_object_that_refers_to_all(
+    study: Path, mask: np.ndarray, labels: LabelMap, tmp_path: Path, kind: str
+) -> None:
+    images = sorted(map(pydicom.dcmread, (study / CT_FOLDER).iterdir()), key=lambda image: image.InstanceNumber)
+    series, uids = highdicom.UID(), (highdicom.UID(), highdicom.UID())
+    (tmp_path / "enhanced").mkdir()
+    for number, (part, uid) in enumerate(zip((images[:4], images[4:]), uids, strict=True)):
+        whole = highdicom.legacy.LegacyConvertedEnhancedCTImage(part, series, 7, uid, number + 1)
+        whole.save_as(tmp_path / "enhanced" / f"{number}.dcm")
+    volume = read_dicom(tmp_path / "enhanced")
+    segmentation = Segmentation(mask, volume.geometry, labels, volume.source)
+    values = np.stack([mask == index for index in range(len(labels))]).astype(np.float32)
+    path = write_seg(segmentation, tmp_path / "mask.dcm", ALGORITHM, kind=kind, probabilities=values)
+    seg = highdicom.seg.segread(path)
+    found = seg.get_volume(combine_segments=kind != "FRACTIONAL", rescale_fractional=False)
+    assert (found.array > 0).sum() == (mask > 0).sum()
+    assert {item.ReferencedSOPInstanceUID for item in seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence} == {
+        *uids
+    }
+    sources = {uid: pydicom.dcmread(tmp_path / "enhanced" / f"{number}.dcm") for number, uid in enumerate(uids)}
+    for frame in seg.PerFrameFunctionalGroupsSequence:
+        (source,) = frame.DerivationImageSequence[0].SourceImageSequence
+        groups = sources[source.ReferencedSOPInstanceUID].PerFrameFunctionalGroupsSequence
+        position = groups[int(source.ReferencedFrameNumber) - 1].PlanePositionSequence[0].ImagePositionPatient
+        assert np.allclose(position, frame.PlanePositionSequence[0].ImagePositionPatient, atol=1e-4)
+
+
+def test_segments_say_where_a_lesion_lies_and_what_a_config_says(
+    segmented: Make, mask: np.ndarray, tmp_path: Path
+) -> None:
+    labels = LabelMap.from_mapping({"background": 0, "kidney_left_cyst": 1, "spot": 2, "tumour": 3}).described(
+        {"spot": Term(type=Coded("SCT", "4147007", "Mass"), region=Coded("SCT", "10200004", "Liver"))},
+        {"spot": (255, 255, 255)},
+    )
+    dataset = pydicom.dcmread(write_seg(segmented(mask, labels), tmp_path / "mask.dcm", ALGORITHM))
+    cyst, spot, tumour = dataset.SegmentSequence
+    region = cyst.AnatomicRegionSequence[0]
+    assert (region.CodeMeaning, region.AnatomicRegionModifierSequence[0].CodeMeaning) == ("Kidney", "Left")
+    assert cyst.SegmentedPropertyCategoryCodeSequence[0].CodeMeaning == "Morphologically Abnormal Structure"
+    assert spot.SegmentedPropertyTypeCodeSequence[0].CodeValue == "4147007"
+    assert spot.AnatomicRegionSequence[0].CodeValue == "10200004"
+    assert spot.RecommendedDisplayCIELabValue[0] == 65535
+    assert "AnatomicRegionSequence" not in tumour
+
+
+def test_the_model_is_named_as_equipment(segmented: Make, tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(write_seg(segmented(), tmp_path / "mask.dcm", ALGORITHM))
+    (item,) = dataset.ContributingEquipmentSequence
+    assert item.ManufacturerModelName == "Abdomen net"
+    assert ALGORITHM.digest in item.ContributionDescription
+
+
+def test_a_method_of_deidentification_is_stated_where_it_must_be(segmented: Make, study: Path, tmp_path: Path) -> None:
+    for path in (study / CT_FOLDER).iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.PatientIdentityRemoved = "YES"
+        dataset.save_as(path)
+    dataset = pydicom.dcmread(write_seg(segmented(), tmp_path / "mask.dcm", ALGORITHM))
+    assert dataset.DeidentificationMethod == "Not stated by the images"
+
+
+def test_names_in_other_letters_are_kept(segmented: Make, study: Path, tmp_path: Path) -> None:
+    for path in (study / CT_FOLDER).iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.SpecificCharacterSet, dataset.PatientName = ["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"
+        dataset.save_as(path)
+    dataset = pydicom.dcmread(write_seg(segmented(), tmp_path / "mask.dcm", ALGORITHM))
+    assert dataset.SpecificCharacterSet == "ISO_IR 192"
+    assert str(dataset.PatientName) == "Yamada^Tarou=山田^太郎"
