@@ -16,7 +16,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.coding import Code
 from pydicom.tag import BaseTag
-from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ExplicitVRLittleEndian, RTStructureSetStorage
+from pydicom.uid import PYDICOM_IMPLEMENTATION_UID, ImplicitVRLittleEndian, RTStructureSetStorage
 from scipy import ndimage
 
 from medunet.export.algorithm import SOFTWARE_VERSION, Algorithm
@@ -78,7 +78,7 @@ def _meta(origin: Origin) -> FileMetaDataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = RTStructureSetStorage
     meta.MediaStorageSOPInstanceUID = origin.uid("instance", "RTSTRUCT")
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = ImplicitVRLittleEndian  # an explicit DS ends at 64 KB, some 2,000 points
     meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
     return meta
 
@@ -169,8 +169,8 @@ def _contour(item: Slice, polygon: NDArray[np.float64]) -> Dataset:
         NumberOfContourPoints=len(points),
     )
     # Written as bytes, which are those of the file: pydicom would make an object of every number.
-    result.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding="iso8859")
+    result.set_original_encoding(is_implicit_vr=True, is_little_endian=True, character_encoding="iso8859")
     text = "\\".join(f"{value:.5f}".rstrip("0").rstrip(".") for value in points.ravel().tolist())
     text += " " * (len(text) % 2)
-    result[_CONTOUR_DATA] = RawDataElement(_CONTOUR_DATA, "DS", len(text), text.encode(), 0, False, True)
+    result[_CONTOUR_DATA] = RawDataElement(_CONTOUR_DATA, "DS", len(text), text.encode(), 0, True, True)
     return result

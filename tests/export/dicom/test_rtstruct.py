@@ -9,11 +9,12 @@ import numpy as np
 import pydicom
 import pytest
 
-from medunet.demo.dicom_export import CT_FOLDER
+from medunet.demo.dicom_export import CT_FOLDER, write_ct_export
 from medunet.errors import UsageError
 from medunet.export.algorithm import Algorithm
 from medunet.export.dicom.rtstruct import write_rtstruct
 from medunet.geometry import Geometry
+from medunet.io.dicom import read_dicom
 from medunet.io.volume import Segmentation
 from medunet.labels import LabelMap
 
@@ -109,3 +110,19 @@ def test_a_resampled_series_gets_its_contours_on_the_slices_that_came(
     segmentation = segmented(mask, irregular="resample")
     dataset = pydicom.dcmread(write_rtstruct(segmentation, tmp_path / "rt.dcm", ALGORITHM))
     assert np.array_equal(filled(dataset, segmentation, winding), np.delete(truth(mask, labels), 4, axis=1))
+
+
+def test_contours_of_many_points_are_still_numbers_to_others(tmp_path: Path) -> None:
+    """An explicit DS of more than 64 KB has to be written as UN, which other programs skip."""
+    mask = np.zeros((120, 120, 2), np.uint8)
+    mask[0] = mask[:, ::4] = 1
+    mask[::2, 1::4] = 1  # combs that hang together: one region
+    geometry = Geometry.plain(mask.shape, (1.0, 1.0, 1.0))
+    volume = read_dicom(write_ct_export(np.zeros(mask.shape, np.int16), geometry, tmp_path / "export"))
+    labels = LabelMap.from_mapping({"background": 0, "comb": 1})
+    path = write_rtstruct(Segmentation(mask, geometry, labels, volume.source), tmp_path / "rt.dcm")
+    dataset = pydicom.dcmread(path)
+    contour = dataset.ROIContourSequence[0].ContourSequence[0]
+    assert len(contour.ContourData) > 65536 / 5
+    assert contour["ContourData"].VR == "DS"
+    assert dataset.file_meta.TransferSyntaxUID.is_implicit_VR
