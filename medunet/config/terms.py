@@ -13,6 +13,7 @@ from medunet.labels import Coded, LabelMap, Term
 _Short = Annotated[str, Field(min_length=1, max_length=16)]
 _Long = Annotated[str, Field(min_length=1, max_length=64)]
 _Byte = Annotated[int, Field(ge=0, le=255)]
+_Hex = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$", examples=["#dd8265"])]
 Code = tuple[_Short, _Short, _Long]
 """Scheme, value and meaning, as long as DICOM's SH and LO (PS3.5 section 6.2) allow."""
 
@@ -33,7 +34,9 @@ class TermConfig(Section):
     """Where it lies, for lesions: the organ."""
     region_modifier: Code | None = None
     """Of the region: left or right."""
-    colour: tuple[_Byte, _Byte, _Byte] | Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$", examples=["#dd8265"])] | None = None
+    colour: (
+        tuple[_Byte, _Byte, _Byte] | Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$", examples=["#dd8265"])] | None
+    ) = None
     """Red, green and blue from 0 to 255, or "#rrggbb" in quotes; null takes the next of a list."""
 
     @property

@@ -107,10 +107,17 @@ def _region(label: Label, origin: Origin) -> Dataset:
     return _dataset(
         ROINumber=label.index,
         ReferencedFrameOfReferenceUID=origin.frame_of_reference,
-        ROIName=label.name[:64],
+        ROIName=_name(label, origin),
         ROIGenerationAlgorithm="AUTOMATIC" if origin.algorithm.name else "",
         ROIGenerationDescription=f"{origin.algorithm.name} {origin.algorithm.version}".strip()[:64],
     )
+
+
+def _name(label: Label, origin: Origin) -> str:
+    """At most 64 letters, and no other region's: planning systems tell regions apart by them."""
+    short = label.name[:64]
+    same = [other for other in origin.segmentation.labels.foreground if other.name[:64] == short]
+    return short if len(same) == 1 else f"{label.name[:58]} {label.index}"
 
 
 def _observed(label: Label, origin: Origin) -> Dataset:

@@ -63,8 +63,9 @@ def written(segmentation: Segmentation, folder: Path, *names: str) -> dict[str, 
 
 @needs("dciodvfy", "Debian: dicom3tools")
 @pytest.mark.parametrize("name", KNOWN_TO_DCIODVFY)
-def test_the_standard_s_rules_hold(segmented: Make, tmp_path: Path, name: str) -> None:
-    said = checked(written(segmented(), tmp_path, name)[name])
+@pytest.mark.parametrize("empty", [False, True])
+def test_the_standard_s_rules_hold(segmented: Make, mask: np.ndarray, tmp_path: Path, name: str, empty: bool) -> None:
+    said = checked(written(segmented(mask * (not empty)), tmp_path, name)[name])
     assert [line for line in said if line.startswith("Error")] == []
     assert any(
         kind in said for kind in ("Segmentation", "RTStructureSet", "Comprehensive3DSR", "MultiframeTrueColorSCImage")

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from medunet.errors import MedunetError
 from medunet.export.algorithm import Algorithm
 from medunet.export.formats import FORMATS, Making
 from medunet.io.dicom import Series, read_series, scan
+from medunet.io.dicom.segments import is_seg, read_seg
 from medunet.io.volume import Segmentation
 from medunet.labels import LabelMap
 
@@ -32,6 +34,11 @@ CASES = (
 )
 NOTHING = {"mono1_nonsquare_dx", "mr_12bit", "mr_rgb_j2k", "siemens_sr_in_folder", "transfer_syntaxes_mosaic"}
 """Exports without any volume, and `ct_notavolume4` with none that can be told apart."""
+UNREADABLE = {
+    "liver_1frame.dcm": "states 1 frames and describes 3",
+    "seg_image_sm_control_labelmap.dcm": r"no Image Position \(Patient\)",  # of a microscope
+}
+LARGE = {"ct_ge_tilt_varspace", "ct_philips_study_noext", "enh_mr_siemens_xa30"}
 LABELMAP_UNKNOWN = ("Information Object Not found", "SegmentNumber of 0")
 
 
@@ -73,7 +80,14 @@ def test_the_cases_are_those_that_are_known() -> None:
     assert {case for case in CASES if not volumes(case)} == NOTHING | {"ct_notavolume4"}
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in NOTHING | {"ct_notavolume4"}])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] if case in LARGE else [])
+        for case in CASES
+        if case not in NOTHING | {"ct_notavolume4"}
+    ],
+)
 def test_every_object_is_valid_and_comes_back(case: str, tmp_path: Path) -> None:
     for series in volumes(case):
         segmentation = made_up(series)
@@ -145,3 +159,32 @@ def test_plastimatch_fills_the_contours(case: str, tmp_path: Path) -> None:
         values = np.asarray(image.dataobj) > 0
         shared = values[tuple(where.T)].sum()
         assert 2 * shared / (values.sum() + truth.sum()) > 0.99, label.name
+
+
+def foreign_segmentations() -> list[Path]:
+    return [path for path in sorted(FOLDER.rglob("*")) if path.is_file() and is_seg(path)] if FOLDER.is_dir() else []
+
+
+def test_there_are_segmentations_of_others() -> None:
+    assert len(foreign_segmentations()) >= 3
+
+
+@pytest.mark.parametrize("path", foreign_segmentations(), ids=lambda path: path.name)
+def test_segmentations_of_others_are_read_as_highdicom_reads_them(path: Path) -> None:
+    if path.name in UNREADABLE:
+        with pytest.raises(MedunetError, match=UNREADABLE[path.name]):
+            read_seg(path)
+        return
+    found = read_seg(path)
+    seg = highdicom.seg.segread(path)
+    volume = seg.get_volume()
+    to_ours = np.linalg.inv(np.diag([-1.0, -1.0, 1.0, 1.0]) @ found.geometry.affine) @ volume.affine
+    members = found.labels.membership
+    values = volume.array if volume.array.ndim == 4 else volume.array[..., None]
+    for number, name in zip(seg.segment_numbers, found.labels.names[1:], strict=True):
+        where = np.argwhere(values[..., list(seg.segment_numbers).index(number)] >= 0.5)
+        index = where @ to_ours[:3, :3].T + to_ours[:3, 3]
+        assert np.abs(index - np.rint(index)).max(initial=0) < 0.02
+        truth = np.zeros(found.array.shape, bool)
+        truth[tuple(np.rint(index).astype(int).T)] = True
+        assert np.array_equal(members[found.labels.names.index(name)][found.array], truth), name

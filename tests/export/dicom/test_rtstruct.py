@@ -126,3 +126,11 @@ def test_contours_of_many_points_are_still_numbers_to_others(tmp_path: Path) -> 
     assert len(contour.ContourData) > 65536 / 5
     assert contour["ContourData"].VR == "DS"
     assert dataset.file_meta.TransferSyntaxUID.is_implicit_VR
+
+
+def test_long_names_stay_apart(segmented: Make, mask: np.ndarray, tmp_path: Path) -> None:
+    labels = LabelMap.from_mapping({"background": 0, "a" * 70: 1, "a" * 71: 2, "b" * 64: 3})
+    dataset = pydicom.dcmread(write_rtstruct(segmented(mask, labels), tmp_path / "rt.dcm"))
+    names = [item.ROIName for item in dataset.StructureSetROISequence]
+    assert len(set(names)) == 3
+    assert all(len(name) <= 64 for name in names)
