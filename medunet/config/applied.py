@@ -33,7 +33,7 @@ def changed(known: Mapping[str, Any], overrides: Sequence[str], name: str) -> Co
     for text in overrides:
         key = text.partition("=")[0].strip()
         if "=" in text and key.split(".")[0] not in CHANGEABLE:
-            rule = f"cannot be changed in a finished model; only {', '.join(CHANGEABLE)} can."
+            rule = f"cannot be changed in a finished model; only {', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]} can."
             document.problems.append(Problem(f"--set {text}", key, rule))
         else:
             apply_override(document, text)

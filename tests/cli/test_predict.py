@@ -99,7 +99,7 @@ def test_one_bad_file_ends_with_1_and_one_sentence(cli: Any, tiny_model: Path, f
         ({"--set": "postprocess=[{name: fill_holes, label: organn}]"}, "Did you mean organ?"),
         ({"--set": "postprocess.0.ml=-1"}, "postprocess"),
         ({"--set": "inference.overlap=2"}, "must be a number of at least 0 and less than 1"),
-        ({"--set": "network.dims=2"}, "only inference and postprocess can"),
+        ({"--set": "network.dims=2"}, "only inference, postprocess and terms can"),
         ({"--set": "overlap"}, "must be written as key=value"),
         ({"--ray": "nowhere"}, '"nowhere" is no address of a Ray cluster'),
         ({"--memory-limit": "lots"}, '"lots" is no size of memory'),

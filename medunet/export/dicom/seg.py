@@ -121,13 +121,7 @@ def _build(origin: Origin, kind: str, probabilities: NDArray[np.floating[Any]] |
         if kind == "GRID":
             return _seg(origin, kind, images, lambda: grid_frames(origin))
         return _seg(origin, kind, images, lambda: label_frames(origin, images))
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        IndexError,
-    ) as error:  # highdicom on odd headers
+    except (ValueError, TypeError, AttributeError, LookupError) as error:  # what highdicom makes of odd headers
         raise OutputError(
             f"No DICOM segmentation can be made of the series {origin.series.title}: {error}.",
             "Write a NIfTI mask instead (-f nifti).",
