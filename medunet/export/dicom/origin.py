@@ -23,7 +23,7 @@ from medunet.io.dicom import Series
 from medunet.io.dicom.elements import count, quiet
 from medunet.io.dicom.opening import opened
 from medunet.io.dicom.slices import Plane, Slice
-from medunet.io.sampling import labels_on_plane
+from medunet.io.sampling import labels_on_grid, labels_on_plane
 from medunet.io.volume import Segmentation
 from medunet.labels import Label
 
@@ -167,11 +167,7 @@ class Origin:
         assert there is not None  # noqa: S101  series without a grid are never read
         if not there.difference(here):
             return array
-        to_mask, step, result = np.linalg.inv(here.affine) @ there.affine, np.eye(4), np.empty(there.shape, array.dtype)
-        for k in range(there.shape[2]):
-            step[2, 3] = k
-            result[:, :, k] = labels_on_plane(array, to_mask @ step, there.shape[:2])
-        return result
+        return labels_on_grid(array, here, there)
 
     def planes(self) -> Iterator[tuple[Slice, NDArray[Any]]]:
         """Every slice of the series with its labels (rows, columns)."""
