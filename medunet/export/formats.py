@@ -84,7 +84,7 @@ def _report(segmentation: Segmentation, path: Path, making: Making) -> Path:
     from medunet.export.dicom.sr import write_sr
 
     kind = next((kind for name, kind in SEG_KINDS.items() if name in making.together), None)
-    return write_sr(segmentation, path, making.algorithm, kind=kind)
+    return write_sr(segmentation, path, making.algorithm, kind=kind, probabilities=making.probabilities)
 
 
 def _preview(segmentation: Segmentation, path: Path, making: Making) -> Path:

@@ -46,7 +46,7 @@ class Origin:
         segmentation: on the grid of the series, on the one that it was resampled to, or on any other.
         series: the images.
         algorithm: what made it.
-        content: hash of the labels.
+        content: hash of the labels, and of the probabilities where they are what is written.
     """
 
     segmentation: Segmentation
@@ -55,7 +55,9 @@ class Origin:
     content: str
 
     @classmethod
-    def of(cls, segmentation: Segmentation, algorithm: Algorithm) -> Origin:
+    def of(
+        cls, segmentation: Segmentation, algorithm: Algorithm, probabilities: NDArray[np.floating[Any]] | None = None
+    ) -> Origin:
         """Pair a segmentation with the series of its source.
 
         Raises:
@@ -68,8 +70,11 @@ class Origin:
                 "refers to.",
                 "Write a NIfTI mask, or name the series: medunet convert MASK -o OUTPUT --reference SERIES.",
             )
-        content = hashlib.sha256(np.ascontiguousarray(segmentation.array).data).hexdigest()
-        return cls(segmentation, found, algorithm, content)
+        content = hashlib.sha256(np.ascontiguousarray(segmentation.array).data)
+        for channel in () if probabilities is None else probabilities:
+            for plane in channel:  # it may lie on the disk
+                content.update(np.ascontiguousarray(plane).data)
+        return cls(segmentation, found, algorithm, content.hexdigest())
 
     def uid(self, *what: str) -> str:
         """A UID that is the same whenever the same images, model and mask come together; `what` tells objects apart."""

@@ -85,7 +85,7 @@ def write_seg(
         UsageError: no DICOM series, labels that overlap in a LABELMAP, or no probabilities for FRACTIONAL.
         OutputError: the file cannot be written, or the source's files cannot be read any more.
     """
-    origin = Origin.of(segmentation, algorithm or Algorithm())
+    origin = Origin.of(segmentation, algorithm or Algorithm(), probabilities if kind == "FRACTIONAL" else None)
     if kind not in KINDS or (segmentation.labels.nested and kind == "LABELMAP"):
         raise UsageError(
             f"A {kind} segmentation of these labels cannot be written.",

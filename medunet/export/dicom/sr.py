@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
@@ -32,6 +34,7 @@ def write_sr(
     algorithm: Algorithm | None = None,
     *,
     kind: str | None = "BINARY",
+    probabilities: NDArray[np.floating[Any]] | None = None,
 ) -> Path:
     """Write the volume of every structure to one object, atomically.
 
@@ -40,12 +43,13 @@ def write_sr(
         path: where to.
         algorithm: what made it.
         kind: of `seg.KINDS`, the segmentation that the report refers to; None: none is written.
+        probabilities: those that a FRACTIONAL one holds.
 
     Raises:
         UsageError: no DICOM series.
         OutputError: the file cannot be written, or the source's files cannot be read any more.
     """
-    origin = Origin.of(segmentation, algorithm or Algorithm())
+    origin = Origin.of(segmentation, algorithm or Algorithm(), probabilities if kind == "FRACTIONAL" else None)
     with quiet():
         return write_dataset(_build(origin, kind), Path(path))
 

@@ -14,6 +14,7 @@ from medunet.demo.dicom_export import CT_FOLDER
 from medunet.errors import OutputError, UsageError
 from medunet.export.algorithm import Algorithm
 from medunet.export.dicom.seg import write_seg
+from medunet.export.dicom.sr import write_sr
 from medunet.geometry import Geometry
 from medunet.io.dicom import read_dicom
 from medunet.io.volume import Segmentation
@@ -343,3 +344,19 @@ def test_names_in_other_letters_are_kept(segmented: Make, study: Path, tmp_path:
     dataset = pydicom.dcmread(write_seg(segmented(), tmp_path / "mask.dcm", ALGORITHM))
     assert dataset.SpecificCharacterSet == "ISO_IR 192"
     assert str(dataset.PatientName) == "Yamada^Tarou=山田^太郎"
+
+
+def test_other_probabilities_of_the_same_mask_are_another_object(segmented: Make, tmp_path: Path) -> None:
+    segmentation = segmented()
+    shape = (len(segmentation.labels), *segmentation.array.shape)
+    found = []
+    for number, share in enumerate((0.5, 0.5, 0.6)):
+        chances = np.full(shape, share, np.float32)
+        seg = tmp_path / f"{number}.dcm"
+        write_seg(segmentation, seg, ALGORITHM, kind="FRACTIONAL", probabilities=chances)
+        report = write_sr(segmentation, tmp_path / "sr.dcm", ALGORITHM, kind="FRACTIONAL", probabilities=chances)
+        found.append(pydicom.dcmread(seg).SOPInstanceUID)
+        evidence = pydicom.dcmread(report).CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+        named = {item.ReferencedSOPInstanceUID for series in evidence for item in series.ReferencedSOPSequence}
+        assert found[-1] in named
+    assert found[0] == found[1] != found[2]
