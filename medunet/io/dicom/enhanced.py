@@ -48,11 +48,13 @@ def frames(dataset: Any, whole: Slice) -> tuple[Slice, ...]:
     if len(groups) != number:
         raise ReadError(f"it states {number} frames and describes {len(groups)}")
     shared = (items(dataset, "SharedFunctionalGroupsSequence") or (None,))[0]
+    whole = replace(whole, rescale=rescale_of(dataset))
     return tuple(_frame(groups[index], shared, whole, index) for index in range(number))
 
 
 def _frame(own: Any, shared: Any, whole: Slice, index: int) -> Slice:
     measures = group_of(own, shared, "PixelMeasuresSequence")
+    rescaling = group_of(own, shared, "PixelValueTransformationSequence")
     plane, fault = plane_of(
         group_of(own, shared, "PlanePositionSequence"), group_of(own, shared, "PlaneOrientationSequence"), measures
     )
@@ -68,7 +70,7 @@ def _frame(own: Any, shared: Any, whole: Slice, index: int) -> Slice:
         plane=plane,
         fault=LOCALIZER if localizer else fault,
         beside=localizer,
-        rescale=rescale_of(group_of(own, shared, "PixelValueTransformationSequence")),
+        rescale=whole.rescale if rescaling is None else rescale_of(rescaling),
         thickness=None if measures is None else thickness_of(measures),
         component=_COMPONENTS.get(component, ""),
         traits=tuple(traits),

@@ -215,6 +215,8 @@ def _check_pixels(dataset: Any, handle: BinaryIO) -> Native | None:
         raise ReadError(
             f"it holds {min(length, there)} of the {needed} bytes that {frames} x {rows} x {columns} pixels need"
         )
+    elif length - needed >= needed // max(rows, columns):  # a row or column more is no padding
+        raise ReadError(f"it holds {length} bytes where {frames} x {rows} x {columns} pixels need {needed}")
     return native(dataset, handle.tell(), length, stamp_of(handle))
 
 

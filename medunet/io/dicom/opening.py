@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -20,6 +21,9 @@ from medunet.errors import ReadError
 _ZIP = ".zip"
 _LARGEST_MEMBER = 2**30
 _MOST_MEMBERS = 1_000_000
+_DEFLATED, _MOST_INFLATED = b"1.2.840.10008.1.2.1.99", 1032  # no byte of a deflated stream stands for more
+_META = 1024
+_CHUNK = _MUCH = 2**20
 
 
 def is_zip(path: Path) -> bool:
@@ -53,7 +57,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     """
     place = _place(path)
     if place is None:
-        with open(path, "rb") as handle:
+        with _Bounded(io.FileIO(path)) as handle:
+            _check_deflated(handle)
             yield handle
         return
     archive, name = place
@@ -65,7 +70,42 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise ReadError(f"it takes {info.file_size / 2**30:.1f} GiB, too much to be read from a zip; unpack it first")
     with _reading(archive), _archive(*_version(archive)).open(info) as member:
         content = io.BytesIO(member.read())
+    _check_deflated(content)
     yield content
+
+
+class _Bounded(io.BufferedReader):
+    """Makes room for no more bytes than the file holds, where a header states gigabytes that are not there."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MUCH:
+            size = min(size, size_of(self) - self.tell())
+        return super().read(size)
+
+
+def _check_deflated(handle: BinaryIO) -> None:
+    """Refuse a data set that is deflated from more than fits: pydicom inflates it in one go."""
+    if size_of(handle) * _MOST_INFLATED <= _LARGEST_MEMBER:
+        return
+    head = handle.read(_META)
+    if _DEFLATED in head and head[132:140] == b"\2\0\0\0UL\4\0":
+        handle.seek(144 + int.from_bytes(head[140:144], "little"))
+        if _inflated_size(handle) > _LARGEST_MEMBER:
+            raise ReadError(f"its data set inflates to more than {_LARGEST_MEMBER / 2**30:g} GiB")
+    handle.seek(0)
+
+
+def _inflated_size(handle: BinaryIO) -> int:
+    """Bytes that the rest of a file inflates to, counted no farther than is of interest; 0 if it is no such stream."""
+    stream, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    rest = handle.read(_CHUNK)
+    try:
+        while rest and not stream.eof and total <= _LARGEST_MEMBER:
+            total += len(stream.decompress(rest, _CHUNK))
+            rest = stream.unconsumed_tail or handle.read(_CHUNK)
+    except zlib.error:
+        return 0
+    return total
 
 
 def head(path: Path, size: int) -> bytes:

@@ -18,6 +18,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.pixels import get_decoder, pixel_array
 from pydicom.uid import (
+    UID,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -27,8 +28,9 @@ from pydicom.uid import (
 
 from medunet.errors import DicomError, ReadError
 from medunet.io.dicom.choice import choose
+from medunet.io.dicom.codestream import check_frames
 from medunet.io.dicom.colour import PALETTE_TAGS, luma
-from medunet.io.dicom.elements import quiet, reason_of
+from medunet.io.dicom.elements import quiet, reason_of, text
 from medunet.io.dicom.opening import opened
 from medunet.io.dicom.plain import native_values
 from medunet.io.dicom.series import Series, scan
@@ -235,18 +237,22 @@ def _open(path: Path) -> Any:
                 implicit, little = dataset.original_encoding
                 plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
                 dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
+            check_frames(dataset)
             return dataset
     except Exception as error:  # pydicom raises a dozen types for damaged files
         raise _undecodable(path.name, error) from error
 
 
 def _decode(dataset: Any, item: Slice) -> NDArray[Any]:
-    syntax = dataset.file_meta.TransferSyntaxUID
+    with quiet():
+        syntax = UID(text(dataset.file_meta, "TransferSyntaxUID"))
     _check_decoder(syntax, item)
     try:
         with quiet():
             stored = luma(dataset, item.frame or 0) if item.colour else _decoded(dataset, item.frame or 0)
-    except Exception as error:  # and so do its codecs
+    except BaseException as error:  # and so do its codecs; that of RLE panics beside the tree of Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise _undecodable(item.name, error) from error
     if stored.shape != (item.rows, item.columns):
         raise ReadError(
@@ -280,7 +286,7 @@ def _check_decoder(syntax: Any, item: Slice) -> None:
         raise DicomError(f"{item.name} is {stored} and no decoder for it is installed.", _CODECS)
 
 
-def _undecodable(name: str, error: Exception) -> ReadError:
+def _undecodable(name: str, error: BaseException) -> ReadError:
     return ReadError(
         f"The pixels of {name} cannot be decoded: {reason_of(error)}.", "Export it again, or uncompressed."
     )

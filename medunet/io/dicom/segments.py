@@ -19,6 +19,7 @@ from pydicom.pixels import iter_pixels
 
 from medunet.errors import DicomError, ReadError
 from medunet.geometry import Geometry
+from medunet.io.dicom.codestream import check_frames
 from medunet.io.dicom.elements import count, items, number, printable, quiet, reason_of, text
 from medunet.io.dicom.enhanced import group_of
 from medunet.io.dicom.header import checked_header, is_dicom, sop_class_of
@@ -227,9 +228,12 @@ def _frames(path: Path, dataset: Any, numbers: Sequence[int]) -> Iterator[NDArra
     try:
         with quiet(), opened(path) as handle:
             whole = pydicom.dcmread(handle, force=True)
+            check_frames(whole)
             for frame in iter_pixels(whole, raw=True, indices=numbers) if numbers else ():
                 yield frame if labelmap else frame >= least
     except ReadError:
         raise
-    except Exception as error:  # codecs raise a dozen types
+    except BaseException as error:  # codecs raise a dozen types, and one panics beside the tree of Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise
         raise ReadError(f"its pixels cannot be decoded ({reason_of(error)})") from error
