@@ -83,7 +83,8 @@ def find_inputs(path: Path, *, channels: int = 1, selection: Selection = ANY) ->
         selection: of all volumes ("all") each becomes a case of its own: `CASE_v1`, `CASE_v2`, ...
 
     Raises:
-        UsageError: there is no such path, or nothing in it that could be segmented.
+        UsageError: there is no such path.
+        DataError: there is nothing in it that could be segmented.
     """
     if not path.exists():
         raise UsageError(f"There is no input {path}.", "Check the path.")
@@ -95,10 +96,7 @@ def find_inputs(path: Path, *, channels: int = 1, selection: Selection = ANY) ->
     inside = [study for file in zips for study in _from_dicom_file(file)]
     found = [*_from_files(files, channels), *inside, *_studies(path, alone=not files and not zips)]
     if not found:
-        raise UsageError(
-            f"{path} holds no image file and no DICOM series.",
-            "Give a NIfTI, NRRD, MHA or picture file, a DICOM folder or a zip of one, or a folder of those.",
-        )
+        raise DataError(*_nothing(path))
     cases = sorted(_unique(found), key=lambda entry: entry.id)
     return _unique([volume for entry in cases for volume in _volumes(entry, selection)])
 
@@ -116,6 +114,16 @@ def _volumes(entry: Input, selection: Selection) -> list[Input]:
     if len(found) == 1:
         return [entry]
     return [replace(entry, id=f"{entry.id}_v{each.number}", only=(each.uid, each.number)) for each in found]
+
+
+def _nothing(path: Path) -> tuple[str, str]:
+    """Why a folder holds no case, with what became of its files."""
+    from medunet.io.dicom import scan
+
+    return (
+        f"{path} holds no image file and no DICOM series. {scan(path).remarks() or 'It is empty.'}",
+        "Give a NIfTI, NRRD, MHA or picture file, a DICOM folder or a zip of one, or a folder of those.",
+    )
 
 
 def _from_files(files: Sequence[Path], channels: int) -> list[Input]:

@@ -471,14 +471,17 @@ class TestUnknown:
         assert (code, out) == (2, "")
         assert "is nothing that medunet knows. Known are image files" in err
 
-    def test_a_folder_of_other_files_is_a_usage_error(self, tmp_path, medunet):
+    def test_a_folder_of_other_files_is_told_with_what_is_there(self, tmp_path, medunet):
+        assert "It is empty." in medunet(tmp_path)[2]
         (tmp_path / "a.txt").write_text("x")
-        assert medunet(tmp_path)[0] == 2
+        code, out, err = medunet(tmp_path)
+        assert (code, out) == (1, "")
+        assert "is nothing that medunet knows. a.txt was left out: not DICOM." in err
 
     def test_results_of_nnunet_are_no_data_set(self, tmp_path, medunet):
         (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "CT"}, "labels": {}, "file_ending": ".nii.gz"}')
         (tmp_path / "plans.json").write_text("{}")
-        assert medunet(tmp_path)[0] == 2
+        assert medunet(tmp_path)[0] == 1
 
     def test_a_path_that_does_not_exist_is_a_usage_error(self, tmp_path, medunet):
         code, _, err = medunet(tmp_path / "missing")

@@ -119,11 +119,13 @@ def test_a_dicomdir_stands_for_the_study_beside_it(tmp_path: Path) -> None:
     assert entry.read().source.kind == "dicom"
 
 
-def test_nothing_to_segment_is_a_wrong_call(tmp_path: Path) -> None:
+def test_nothing_to_segment_is_told_with_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no input"):
         find_inputs(tmp_path / "missing")
+    with pytest.raises(DataError, match=r"holds no image file and no DICOM series\. It is empty\."):
+        find_inputs(tmp_path)
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UsageError, match="holds no image file and no DICOM series"):
+    with pytest.raises(DataError, match=r"no DICOM series\. notes\.txt was left out: not DICOM\."):
         find_inputs(tmp_path)
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV")
-_VRS = (*_LONG, b"US", b"UI", b"DS", b"IS", b"CS", b"FD", b"FL", b"LO", b"PN", b"AT", b"SS", b"UL", b"DA", b"??", b"\0\0")
+_SHORT = (b"US", b"UI", b"DS", b"IS", b"CS", b"FD", b"FL", b"LO", b"PN", b"AT", b"SS", b"UL", b"DA", b"??", b"\0\0")
+_VRS = (*_LONG, *_SHORT)
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END, _PIXELS = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD, 0x7FE00010
 SYNTAXES = (
@@ -39,10 +40,18 @@ _COUNTS = {
 }
 _NUMBERS = (0, 1, 2, 3, 4, 7, 8, 9, 12, 13, 15, 16, 17, 31, 32, 33, 36, 40, 64, 255, 256, 4096, 16384, 32767, 65535)
 _TEXTS = (
-    *(b"", b"0", b"-1", b"1e308", b"-1E308", b"1e-308", b"nan", b"inf", b"1\\2\\3", b"0\\0\\0\\0\\0\\0", b"\\", b"\\\\"),
-    *(b"2147483648", b"99999999999999999999", b"0.5", b"1,5", b"\xff\xfe\x00", b"1_000", b"MONOCHROME1", b"RGB"),
-    *(b"PALETTE COLOR", b"LABELMAP", b"FRACTIONAL", b"CLOSED_PLANAR", b"POINT", b"1\\0\\0\\0\\1\\0", b"A" * 300),
-    *(b"0.001\\0.001", b"1000\\1000", b"\x1b$B", b"ISO 2022 IR 87\\ISO_IR 192"),
+    *(b"", b"0", b"-1", b"1e308", b"-1E308", b"1e-308", b"nan", b"inf", b"1\\2\\3", b"0\\0\\0\\0\\0\\0"),
+    *(b"\\", b"\\\\", b"2147483648", b"99999999999999999999", b"0.5", b"1,5", b"\xff\xfe\x00"),
+    *(b"1_000", b"MONOCHROME1", b"RGB", b"PALETTE COLOR", b"LABELMAP", b"FRACTIONAL", b"CLOSED_PLANAR"),
+    *(
+        b"POINT",
+        b"1\\0\\0\\0\\1\\0",
+        b"A" * 300,
+        b"0.001\\0.001",
+        b"1000\\1000",
+        b"\x1b$B",
+        b"ISO 2022 IR 87\\ISO_IR 192",
+    ),
 )
 _LENGTHS = (0, 1, 2, 3, 4, 8, 100, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFE, _UNDEFINED)
 
@@ -67,7 +76,8 @@ class Layout:
         self.raw = raw
         self.elements: list[Element] = []
         start = 132 if raw[128:132] == b"DICM" else 0
-        self.order, self.implicit = "<", raw[start : start + 2] != b"\x02\0" and not raw[start + 4 : start + 6].isalpha()
+        self.order = "<"
+        self.implicit = raw[start : start + 2] != b"\x02\0" and not raw[start + 4 : start + 6].isalpha()
         try:
             if raw[start : start + 2] == b"\x02\0":
                 start = self._meta(start)
@@ -108,12 +118,12 @@ class Layout:
             start = element.end
             if element.tag in (_ITEM_END, _SEQUENCE_END):
                 return start
-            sequence = element.vr is not None and self.raw[element.vr : element.vr + 2] == b"SQ"
+            nested = element.vr is not None and self.raw[element.vr : element.vr + 2] == b"SQ"
+            nested = nested or self.raw[element.value : element.value + 4] == b"\xfe\xff\x00\xe0"
+            nested = nested or (element.tag == _ITEM and self.raw[element.value + 4 : element.value + 6].isalpha())
             if length == _UNDEFINED:
                 start = self._run(element.value, end)
-            elif (sequence or self.raw[element.value : element.value + 4] == b"\xfe\xff\x00\xe0") and length:
-                self._run(element.value, element.end)
-            elif element.tag == _ITEM and self.raw[element.value + 4 : element.value + 6].isalpha():
+            elif nested and length:
                 self._run(element.value, element.end)
         return start
 
@@ -328,5 +338,3 @@ def _deflated(content: bytes) -> bytes:
     start = _start_of_data(content)
     squeezed = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return content[:start] + squeezed.compress(content[start:]) + squeezed.flush()
-
-

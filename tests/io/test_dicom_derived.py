@@ -332,7 +332,7 @@ def trash(folder: Path) -> Made:
 
 
 def long_decimals(folder: Path) -> Made:
-    """Decimal strings of up to 23 characters, rows and columns of other spacing: as some scanners of one maker write."""
+    """Decimal strings of up to 24 characters, and rows and columns of other spacing."""
     images = stack(
         (0, 1.2, 2.4, 3.6), row=(COSINE, SINE, 0.0), column=(0.0, 0.0, -1.0), spacing=(0.9765625123456789, 1.2)
     )
@@ -489,19 +489,17 @@ def three_times(folder: Path) -> Made:
     """Nine positions at three times, interleaved as they were acquired."""
     volumes = [stack(range(9), seed=time) for time in range(3)]
     for time, images in enumerate(volumes):
-        images = [
+        written = [
             image.having(TemporalPositionIdentifier=time + 1, InstanceNumber=3 * k + time + 1, SliceThickness=1)
             for k, image in enumerate(images)
         ]
-        write(folder, images, f"time{time}")
+        write(folder, written, f"time{time}")
     return volumes[1], "temporal position 2"
 
 
 def two_series(folder: Path) -> Made:
     write(folder, stack())
-    images = [
-        image.having(SeriesInstanceUID="1.2.3.8", SeriesDescription="Bone") for image in stack((0, 1, 2), seed=1)
-    ]
+    images = [image.having(SeriesInstanceUID="1.2.3.8", SeriesDescription="Bone") for image in stack((0, 1, 2), seed=1)]
     write(folder, images, "other")
     return images, "Bone"
 
@@ -574,7 +572,7 @@ def test_what_was_written_is_read(case: str, tmp_path: Path) -> None:
     images, wanted = made if isinstance(made, tuple) else (made, None)
     assert_volume(read_dicom(tmp_path / "export", Selection(wanted)), images)
     if wanted and case != "Japanese":
-        with pytest.raises(DicomError, match="2 series fit|holds [23] volumes"):
+        with pytest.raises(DicomError, match=r"2 series fit|holds [23] volumes"):
             read_dicom(tmp_path / "export")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from medunet.config.schema import Config
-from medunet.errors import ConfigError, ReadError, UsageError
+from medunet.errors import ConfigError, DataError, ReadError, UsageError
 from medunet.io.describe.dataset import describe_dataset, looks_like_dataset
 from medunet.io.describe.description import Description
 from medunet.io.describe.folds import describe_folds, looks_like_folds
@@ -32,7 +32,8 @@ def describe(path: Path) -> Description:
     """Say what is at `path`; what is wrong with it is in the answer, not raised.
 
     Raises:
-        UsageError: there is no such path, or it is nothing that medunet knows.
+        UsageError: there is no such path, or it is a file that medunet does not know.
+        DataError: it is a folder with nothing in it that medunet knows.
         ReadError: the operating system refuses.
     """
     if not path.exists():
@@ -41,6 +42,10 @@ def describe(path: Path) -> Description:
         result = _describe_folder(path) if path.is_dir() else _describe_file(path)
     except OSError as error:
         raise ReadError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
+    if result is None and path.is_dir():
+        from medunet.io.dicom import scan
+
+        raise DataError(f"{path} is nothing that medunet knows. {scan(path).remarks() or 'It is empty.'}", KNOWN)
     if result is None:
         raise UsageError(f"{path} is nothing that medunet knows.", KNOWN)
     return result

@@ -76,6 +76,7 @@ _WANTED = frozenset(int(Tag(keyword)) for keyword in _TAGS)
 _COMPONENTS = {"MAGNITUDE": "M", "PHASE": "P", "REAL": "R", "IMAGINARY": "I", "M": "M", "P": "P", "R": "R", "I": "I"}
 _DENIALS = ("none", "no", "n", "false", "not given", "without", "no contrast", "n/a", "0")
 _LARGEST_SIDE = 16384
+_LEAST_DOUBTED, _MOST_COMPRESSED = 2**27, 1000  # bytes, and how often any image's bytes fit into compressed ones
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END = 0xFFFEE000, 0xFFFEE0DD
 
@@ -208,14 +209,18 @@ def _check_pixels(dataset: Any, handle: BinaryIO) -> Native | None:
     needed = (rows * columns * frames * samples * bits + 7) // 8
     length, there = _pixel_length(dataset, handle)
     if length == _UNDEFINED:
+        start = handle.tell()
         if not _fragments_end(handle):
             raise ReadError("it is truncated: its compressed pixel data do not end")
+        size = handle.tell() - start
+        if needed > _LEAST_DOUBTED + _MOST_COMPRESSED * size:
+            raise ReadError(f"its {size} compressed bytes hold no {frames} x {rows} x {columns} pixels")
         return None
     if min(length, there) < needed:
         raise ReadError(
             f"it holds {min(length, there)} of the {needed} bytes that {frames} x {rows} x {columns} pixels need"
         )
-    elif length - needed >= needed // max(rows, columns):  # a row or column more is no padding
+    if length - needed >= needed // max(rows, columns):  # a row or column more is no padding
         raise ReadError(f"it holds {length} bytes where {frames} x {rows} x {columns} pixels need {needed}")
     return native(dataset, handle.tell(), length, stamp_of(handle))
 

@@ -70,7 +70,7 @@ def read_dicom(path: Path, selection: Selection = ANY, referred: Sequence[str] =
     """
     export = scan(path)
     if not export.series:
-        raise DicomError(f"There is no DICOM image in {path}.", " ".join(export.ignored[:5]))
+        raise DicomError(f"There is no DICOM image in {path}.", export.remarks())
     here = {series.uid for series in export.series}.intersection(referred)
     if selection.series is None and len(here) == 1:
         selection = replace(selection, series=here.pop())

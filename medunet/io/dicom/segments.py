@@ -17,7 +17,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.pixels import iter_pixels
 
-from medunet.errors import DicomError, ReadError
+from medunet.errors import DicomError, MedunetError, ReadError
 from medunet.geometry import Geometry
 from medunet.io.dicom.codestream import check_frames
 from medunet.io.dicom.elements import count, items, number, printable, quiet, reason_of, text
@@ -35,6 +35,7 @@ _HALF = 0.5
 _OFF_GRID = 0.05
 _SAME_PLACE_MM = 0.01
 _MOST_SLICES = 20_000
+_MOST_VOXELS = 2**30
 
 
 def is_seg(path: Path) -> bool:
@@ -144,8 +145,11 @@ def frames_of(path: Path) -> Iterator[Frames]:
         yield Frames(path, dataset, tuple(_plane(own, shared) for own in groups))
     except ReadError as error:
         raise ReadError(f"{path} cannot be read: {error.message}.", error.hint or "Export it again.") from error
-    except ValueError as error:
-        raise ReadError(f"{path} cannot be read: {error}.", "Export it again.") from error
+    except MedunetError:
+        raise
+    except Exception as error:  # pydicom raises a dozen types for damaged sequences
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ReadError(f"{path} cannot be read: {reason}.", "Export it again.") from error
 
 
 def read_seg(path: Path) -> Segmentation:
@@ -203,6 +207,8 @@ def _grid(planes: Sequence[Plane], dataset: Any, shared: Any) -> tuple[Geometry,
             "Only segmentations on evenly spaced slices can be read.",
         )
     shape = (count(dataset, "Columns"), count(dataset, "Rows"), slices)
+    if shape[0] * shape[1] * slices > _MOST_VOXELS:
+        raise DicomError(f"The frames of the segmentation span {slices} slices, too many voxels for one mask.")
     return grid_of(first, shape, start, step * first.normal), [int(place) for place in places]
 
 

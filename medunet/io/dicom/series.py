@@ -24,6 +24,7 @@ from medunet.io.dicom.slices import Slice
 from medunet.io.dicom.stack import IrregularError, Stack, stack
 from medunet.io.dicom.upright import Upright, upright
 
+_REMARKS = 5
 _PIXEL_TAGS = ("BitsStored", "PixelRepresentation", "PixelData")
 logger = logging.getLogger("medunet")
 
@@ -145,6 +146,11 @@ class Export:
     path: Path
     series: tuple[Series, ...]
     ignored: tuple[str, ...] = ()
+
+    def remarks(self) -> str:
+        """The first of the sentences, and how many there are more."""
+        more = len(self.ignored) - _REMARKS
+        return " ".join([*self.ignored[:_REMARKS], *([f"And {more} reasons more."] if more > 0 else [])])
 
 
 def scan(path: Path) -> Export:
