@@ -73,9 +73,8 @@ def converted(export: Path, folder: Path, values: str = "n") -> Iterator[tuple[s
         image = nibabel.load(path)
         array = np.asarray(image.dataobj, dtype=np.float64)
         if array.ndim in (3, 4):
-            yield from (
-                (path.name, (part, image.affine)) for part in np.moveaxis(array.reshape(*array.shape[:3], -1), 3, 0)
-            )
+            parts = np.moveaxis(array.reshape(*array.shape[:3], -1), 3, 0)
+            yield from ((path.name, (part, image.affine)) for part in parts)
 
 
 def agrees(volume: Volume, other: Grid) -> bool:

@@ -88,8 +88,9 @@ def _check_deflated(handle: BinaryIO) -> None:
     if size_of(handle) * _MOST_INFLATED <= _LARGEST_MEMBER:
         return
     head = handle.read(_META)
-    if _DEFLATED in head and head[132:140] == b"\2\0\0\0UL\4\0":
-        handle.seek(144 + int.from_bytes(head[140:144], "little"))
+    start = 132 if head[128:132] == b"DICM" else 0
+    if _DEFLATED in head and head[start : start + 8] == b"\2\0\0\0UL\4\0":
+        handle.seek(start + 12 + int.from_bytes(head[start + 8 : start + 12], "little"))
         if _inflated_size(handle) > _LARGEST_MEMBER:
             raise ReadError(f"its data set inflates to more than {_LARGEST_MEMBER / 2**30:g} GiB")
     handle.seek(0)
