@@ -69,7 +69,7 @@ def _each(folder: Path, change: Callable[[Dataset, Path], object]) -> None:
 
 
 def in_syntax(dataset: Dataset, path: Path, syntax: UID) -> None:
-    """Save in one of the syntaxes that do not compress single frames."""
+    """Save in one of the syntaxes that do not compress single frames, without preamble."""
     bare = Dataset()
     bare.update({element.tag: element for element in dataset})
     bare.file_meta = dataset.file_meta

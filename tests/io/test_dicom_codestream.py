@@ -15,7 +15,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medunet.errors import MedunetError
 from medunet.io.dicom import pixels as pixels_module
-from medunet.io.dicom import read_dicom, scan
+from medunet.io.dicom import read_dicom
 
 COMPRESSED = ("jpeg_lossless", "jpeg_ls", "jpeg_2000", "ht_jpeg_2000", "fragmented")
 
@@ -47,8 +47,11 @@ def assert_no_codec_sees_it(folder: Path, reason: str, monkeypatch: pytest.Monke
 def test_what_is_whole_is_read(series: Path) -> None:
     volume = read_dicom(series)
     assert volume.geometry.difference(GRID, tolerance_mm=1e-6) == ""
-    if "ht_" not in str(scan(series).series[0].files):
-        assert volume.array.shape[1:] == GRID.shape
+    assert volume.array.shape[1:] == GRID.shape
+    if volume.array.max() != 900 - 1024:  # the frame of HTJ2K is another one
+        assert np.array_equal(volume.array[0], values())
+    else:
+        assert np.array_equal(np.unique(volume.array), [100 - 1024, 900 - 1024])
 
 
 @pytest.mark.parametrize("series", [name for name in COMPRESSED if name != "fragmented"], indirect=True)
@@ -123,15 +126,12 @@ def test_deflated_data_that_inflate_to_gigabytes_are_refused(tmp_path: Path) -> 
         in_syntax(pydicom.dcmread(path), path, DeflatedExplicitVRLittleEndian)
     assert np.array_equal(read_dicom(folder).array[0], values())
     bomb = folder / "bomb"
-    raw = next(path for path in folder.iterdir()).read_bytes()
-    start = 144 + int.from_bytes(raw[140:144], "little")
+    raw = next(folder.iterdir()).read_bytes()
+    assert raw[:8] == b"\2\0\0\0UL\4\0"  # no preamble
+    start = 12 + int.from_bytes(raw[8:12], "little")
     squeezed = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
-    with open(bomb, "wb") as handle:
-        handle.write(raw[:start])
-        block = bytes(2**24)
-        for _ in range(66):
-            handle.write(squeezed.compress(block))
-        handle.write(squeezed.flush())
+    block = squeezed.compress(bytes(2**24)) + squeezed.flush(zlib.Z_FULL_FLUSH)
+    bomb.write_bytes(raw[:start] + block * 66 + squeezed.flush())
     volume = read_dicom(folder)
     assert np.array_equal(volume.array[0], values())
     assert any("bomb was left out: its data set inflates to more than 1 GiB" in note for note in volume.source.notes)
