@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from medunet.demo.dicom_export import CT_FOLDER, write_ct_export
 from medunet.errors import MedunetError
 from medunet.geometry import Geometry
-from medunet.io.dicom import read_dicom, scan
+from medunet.io.dicom import elements, read_dicom, scan
 
 GRID = Geometry((4, 4, 3), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0)))
 VALUES = np.arange(48, dtype=np.int16).reshape(GRID.shape)
@@ -55,6 +56,17 @@ def test_deeply_nested_sequences_cost_only_their_file(series: Path) -> None:
 def test_deep_nesting_in_functional_groups_costs_only_its_file(series: Path) -> None:
     opening = b"\x00\x52\x30\x92SQ\x00\x00\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
     assert_costs_nothing(series, nested(0) + opening * 20000)
+
+
+def test_a_sequence_in_place_of_a_value_is_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of towers of sequences pydicom makes a text for minutes."""
+    dataset = pydicom.Dataset()
+    for keyword in ("Rows", "SeriesDescription"):
+        dataset.add_new(keyword, "SQ", [pydicom.Dataset()])
+    monkeypatch.setattr(pydicom.Dataset, "__str__", lambda _: pytest.fail("printed"))
+    assert elements.text(dataset, "Rows") == ""
+    assert elements.numbers(dataset, "Rows") == ()
+    assert elements.printable(dataset, "SeriesDescription") == ""
 
 
 @pytest.mark.parametrize("side", [46341, 65535])

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydicom.encaps import generate_frames
-from pydicom.uid import UID
 
 from medunet.errors import ReadError
-from medunet.io.dicom.elements import count
+from medunet.io.dicom.elements import count, text
 
 _JPEG, _JPEG_LS, _JPEG_2000 = "JPEG", "JPEG-LS", "JPEG 2000"
 _FAMILIES = {
@@ -57,8 +56,7 @@ def check_frames(dataset: Any) -> None:
         ReadError: a frame is damaged, or states another size than the header; the message is the reason alone.
         ValueError: the fragments make no frames.
     """
-    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")))
-    family, starts = _FAMILIES.get(str(syntax), ("", b""))
+    family, starts = _FAMILIES.get(text(dataset.file_meta, "TransferSyntaxUID"), ("", b""))
     if not family or "PixelData" not in dataset:
         return
     number = max(1, count(dataset, "NumberOfFrames", 1))

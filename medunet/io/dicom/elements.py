@@ -78,7 +78,9 @@ def reason_of(error: Exception) -> str:
 
 
 def _item(dataset: Any, keyword: str) -> Any:
-    return dataset.get_item(_known(keyword)[0])
+    """The element; None if it is absent, or a sequence, whose text pydicom may take minutes to make up."""
+    item = dataset.get_item(_known(keyword)[0])
+    return None if item is None or item.VR == "SQ" else item
 
 
 def _clean(value: str) -> str:
@@ -112,7 +114,10 @@ def parts(dataset: Any, keyword: str) -> tuple[str, ...]:
 
 def printable(dataset: Any, keyword: str) -> str:
     """Text in its character set, made safe for terminals and tables: no control characters, at most 64 long."""
-    value = _plain_text(_item(dataset, keyword))
+    item = _item(dataset, keyword)
+    if item is None:
+        return ""
+    value = _plain_text(item)
     if value is None:
         try:
             value = str(dataset.get(keyword, "") or "")
