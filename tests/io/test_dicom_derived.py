@@ -650,7 +650,7 @@ def test_a_missing_last_slice_is_told_by_the_number_of_images(tmp_path: Path) ->
     write(tmp_path / "export", [image.having(NumberOfSeriesRelatedInstances=6) for image in images[:5]])
     volume = read_dicom(tmp_path / "export")
     assert_volume(volume, images[:5])
-    assert "The series states 6 images; 5 are in this volume." in volume.source.notes
+    assert "The series states 6 images; 5 are here." in volume.source.notes
 
 
 # ------------------------------------------------------------------------------------------------- resampled

@@ -71,7 +71,7 @@ def _known(keyword: str) -> tuple[BaseTag, str]:
     return Tag(keyword), dictionary_VR(keyword)
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """What a library says of a damaged file, on one line, without the values that it quotes: they may be a name."""
     said = _QUOTED.sub("...", " ".join(str(error).split()))
     return said[:160] or type(error).__name__

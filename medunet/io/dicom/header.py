@@ -209,12 +209,7 @@ def _check_pixels(dataset: Any, handle: BinaryIO) -> Native | None:
     needed = (rows * columns * frames * samples * bits + 7) // 8
     length, there = _pixel_length(dataset, handle)
     if length == _UNDEFINED:
-        start = handle.tell()
-        if not _fragments_end(handle):
-            raise ReadError("it is truncated: its compressed pixel data do not end")
-        size = handle.tell() - start
-        if needed > _LEAST_DOUBTED + _MOST_COMPRESSED * size:
-            raise ReadError(f"its {size} compressed bytes hold no {frames} x {rows} x {columns} pixels")
+        _check_compressed(handle, needed, f"{frames} x {rows} x {columns}")
         return None
     if min(length, there) < needed:
         raise ReadError(
@@ -223,6 +218,15 @@ def _check_pixels(dataset: Any, handle: BinaryIO) -> Native | None:
     if length - needed >= needed // max(rows, columns):  # a row or column more is no padding
         raise ReadError(f"it holds {length} bytes where {frames} x {rows} x {columns} pixels need {needed}")
     return native(dataset, handle.tell(), length, stamp_of(handle))
+
+
+def _check_compressed(handle: BinaryIO, needed: int, pixels: str) -> None:
+    start = handle.tell()
+    if not _fragments_end(handle):
+        raise ReadError("it is truncated: its compressed pixel data do not end")
+    size = handle.tell() - start
+    if needed > _LEAST_DOUBTED + _MOST_COMPRESSED * size:
+        raise ReadError(f"its {size} compressed bytes hold no {pixels} pixels")
 
 
 def _pixel_length(dataset: Any, handle: BinaryIO) -> tuple[int, int]:

@@ -148,8 +148,7 @@ def frames_of(path: Path) -> Iterator[Frames]:
     except MedunetError:
         raise
     except Exception as error:  # pydicom raises a dozen types for damaged sequences
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ReadError(f"{path} cannot be read: {reason}.", "Export it again.") from error
+        raise ReadError(f"{path} cannot be read: {reason_of(error)}.", "Export it again.") from error
 
 
 def read_seg(path: Path) -> Segmentation:
