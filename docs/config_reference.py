@@ -50,8 +50,9 @@ def tables(alternatives: Alternatives) -> list[dict[str, Any]]:
 
 
 def below(path: KeyPath, data: Any) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
-    """The sections that a key holds, directly, as entries of a list or by names of labels."""
-    for full in (path, (*path, 0), (*path, "LABEL")):
+    """The sections that a key holds, directly, as entries of a list or by names of labels or keys."""
+    name = "KEY" if path == ("tune",) else "LABEL"
+    for full in (path, (*path, 0), (*path, name)):
         found = tables(alternatives_at(full, data))
         if found:
             yield from ((full, schema) for schema in found)

@@ -20,16 +20,29 @@ What next, on real data:
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo makes.")] = Path("demo-out"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for everything the demo makes; default demo-out or telemetry.")
+    ] = None,
     device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    telemetry: Annotated[
+        bool, typer.Option("--telemetry", help="Only draw pictures of server telemetry, a data set to train on.")
+    ] = False,
 ) -> None:
     """Train on synthetic CTs, segment a DICOM export, score and draw it: about two minutes on two cores."""
+    if telemetry:
+        from medunet.demo.pictures import write_telemetry
+
+        print(write_telemetry(out or Path("telemetry")))
+        return
     from medunet.cli.progress import training_bar
     from medunet.demo.run import run_demo
 
     with training_bar() as observer:
         result = run_demo(
-            out, device=device, observer=observer, say=lambda sentence: print(sentence, file=sys.stderr, flush=True)
+            out or Path("demo-out"),
+            device=device,
+            observer=observer,
+            say=lambda sentence: print(sentence, file=sys.stderr, flush=True),
         )
     _print(result)
 

@@ -38,6 +38,7 @@ OPTIONAL = {
     "onnx": ("onnx", "onnxruntime"),
     "ray": ("ray",),
     "tensorboard": ("tensorboard",),
+    "tune": ("optuna",),
 }
 """Extra to the distributions it installs."""
 

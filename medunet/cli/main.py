@@ -13,7 +13,20 @@ from typing import Annotated
 
 import typer
 
-from medunet.cli import config, convert, demo, doctor, evaluate, info, predict, preview, quantize, train
+from medunet.cli import (
+    config,
+    convert,
+    demo,
+    doctor,
+    evaluate,
+    info,
+    optimise,
+    predict,
+    preview,
+    quantize,
+    train,
+    tune,
+)
 from medunet.errors import Interrupted, MedunetError, UsageError
 
 app = typer.Typer(
@@ -28,9 +41,11 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("preview-augment")(preview.preview_augment)
+app.command("tune")(tune.tune)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("convert")(convert.convert)
+app.command("optimise")(optimise.optimise)
 app.command("quantize")(quantize.quantize)
 app.command("info")(info.info)
 app.command("doctor")(doctor.doctor)

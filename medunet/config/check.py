@@ -32,6 +32,7 @@ from medunet.config.finding import Finding
 from medunet.config.layers import holds, look_up, place_of
 from medunet.config.rules import findings
 from medunet.config.schema import Config
+from medunet.config.tune_rules import tune_problems
 from medunet.errors import Problem
 
 _STAND_INS: dict[str, Any] = {
@@ -97,6 +98,9 @@ def checked(document: Document, default: Place) -> tuple[Config | None, list[Pro
         keys = [_written(key, document.data) for key in finding.keys]
         if not any(_overlaps(key, bad) for key in keys):
             problems.append(_from_rule(finding, keys, document, default))
+    spaces = {key: space for key, space in config.tune.items() if not _overlaps(("tune", key), bad)}
+    nowhere = Place("", Path())
+    problems += tune_problems(spaces, data, document.places, lambda other: checked(other, nowhere)[1])
     return (None if problems else config), problems
 
 

@@ -157,6 +157,8 @@ def either(words: list[str], comma: str = " ") -> str:
 
 def _describe(schema: dict[str, Any]) -> str:
     kind = schema.get("type")
+    if not schema:
+        return "any value"
     if words := _words(schema):
         return either([str(word) for word in words])
     if kind == "array":

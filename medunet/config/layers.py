@@ -1,7 +1,8 @@
 """Puts the layers of a configuration on top of each other: base files, the file itself, the command line.
 
-Mappings merge key by key, everything else is replaced. Two kinds of mapping are one value and are replaced as a whole:
-one whose `name` changes (`optimizer: {name: adamw}` over an SGD), and `labels` with a background of their own. Only
+Mappings merge key by key, everything else is replaced. Three kinds of mapping are one value and are replaced as a
+whole: one whose `name` changes (`optimizer: {name: adamw}` over an SGD), `labels` with a background of their own, and
+what a key in `tune` may be. Only
 `network` keeps the options that the old and the new one share. Knows which keys are paths, but neither types nor
 ranges.
 """
@@ -30,6 +31,7 @@ PATH_KEYS: tuple[KeyPath, ...] = (
 
 _LABELS: KeyPath = ("labels",)
 _NETWORK: KeyPath = ("network",)
+_TUNE: KeyPath = ("tune",)
 _VARIABLE = re.compile(r"\$?\$\{([^}]*)\}?")
 _VARIABLE_NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?\Z", re.DOTALL)
 
@@ -61,6 +63,8 @@ def _merged(base: Any, over: Any, path: KeyPath) -> Any:
 def _replaces(base: dict[str, Any], over: dict[str, Any], path: KeyPath) -> bool:
     if path == _LABELS:
         return "background" in over
+    if path[:-1] == _TUNE:
+        return True
     return path != () and "name" in over and over["name"] != base.get("name")
 
 
@@ -172,7 +176,8 @@ def _keep_options(document: Document, node: dict[str, Any], path: KeyPath, name:
     kept = _kept(node, name, path)
     for key in list(node):
         option = (*path, key)
-        if key not in kept and not document.places[option].where.startswith("--"):
+        place = document.places.get(option)
+        if key not in kept and not (place is not None and place.where.startswith("--")):
             del node[key]
 
 

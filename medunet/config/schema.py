@@ -21,6 +21,7 @@ from medunet.config.section import Finite, Fraction, Positive, PositiveFloat, Se
 from medunet.config.series import SeriesRules
 from medunet.config.terms import TermConfig
 from medunet.config.training import Duration, Metric, TrainConfig
+from medunet.config.tuning import SpaceConfig
 
 
 class DataConfig(Section):
@@ -276,3 +277,6 @@ class Config(Section):
     postprocess: tuple[PostprocessStep, ...] = ()
     """Clean-up of the mask: steps in order, before which thresholds are applied."""
     logging: LoggingConfig = LoggingConfig()
+    tune: dict[str, SpaceConfig] = Field(default_factory=dict)
+    """What `medunet tune` varies: paths of keys (`train.optimizer.lr`) to what they may be. A training takes no notice
+    of it."""

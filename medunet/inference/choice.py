@@ -234,14 +234,20 @@ class Engines:
             self.reason = f"OpenVINO was tried: {error.message}"
             logger.warning("%s Going on with torch.", self.reason)
             return
-        kind = "openvino" if seconds < torch_seconds else "torch"
-        self.reason = (
-            f"A window took {seconds:.3g} s with OpenVINO and {torch_seconds:.3g} s with torch on this machine."
-        )
+        kind = self.settle(seconds, torch_seconds)
         if kind == "openvino":
             self._running = self._built(kind, engine)
         logger.info("Engine: %s. %s", kind, self.reason)
+
+    def settle(self, openvino_seconds: float, torch_seconds: float) -> str:
+        """Remember, for `auto` on this machine, which of the two is faster per window; returns it."""
+        kind = "openvino" if openvino_seconds < torch_seconds else "torch"
+        self.reason = (
+            f"A window took {openvino_seconds:.3g} s with OpenVINO and {torch_seconds:.3g} s with torch on this "
+            "machine."
+        )
         self._remember({"engine": kind, "reason": self.reason})
+        return kind
 
     def _key(self) -> dict[str, Any]:
         processor = machine.processor()

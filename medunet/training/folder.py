@@ -25,7 +25,7 @@ FOLDS_FILE = "folds.json"
 """Marks the folder of a run over all folds."""
 
 _MAY_CHANGE = (
-    *("name", "data.root", "data.format", "data.cache", "validate", "inference", "postprocess", "logging"),
+    *("name", "data.root", "data.format", "data.cache", "validate", "inference", "postprocess", "logging", "tune"),
     *("train.epochs", "train.budget", "train.workers", "train.precision", "train.clip_norm", "train.optimizer.lr"),
     *("train.compile", "train.activation_checkpointing", "train.save_every", "train.early_stop", "data.memory"),
 )

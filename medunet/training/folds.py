@@ -43,7 +43,7 @@ SCORES_FILE = "per_case.csv"
 SUMMARY_FILE = "summary.json"
 
 _RESULT_STAYS = (
-    *("name", "data.root", "data.format", "data.cache", "data.memory", "logging", "train.workers"),
+    *("name", "data.root", "data.format", "data.cache", "data.memory", "logging", "tune", "train.workers"),
     *("train.save_every", "train.compile", "train.activation_checkpointing"),
 )
 """Keys that a finished fold does not care about; with any other change it goes on, or is validated again."""

@@ -27,6 +27,7 @@ OPTIONAL_IMPORTS = {
     "mlflow",
     "onnxruntime",
     "nncf",
+    "optuna",
     "ray",
 }
 

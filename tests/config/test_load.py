@@ -56,7 +56,7 @@ def test_a_file_in_the_current_directory_comes_before_a_shipped_one(write):
     assert load_config("ct_liver.yaml").name == "t"
 
 
-def test_there_are_four_shipped_configurations_and_each_is_valid(monkeypatch):
+def test_there_are_five_shipped_configurations_and_each_is_valid(monkeypatch):
     monkeypatch.setenv("MEDUNET_DATA", "/data")
     shipped = shipped_configs()
     assert [name for name in shipped if "/" not in name] == [
@@ -64,6 +64,7 @@ def test_there_are_four_shipped_configurations_and_each_is_valid(monkeypatch):
         "ct_spleen.yaml",
         "demo.yaml",
         "mr_hippocampus.yaml",
+        "server_heatmap.yaml",
     ]
     for name, path in shipped.items():
         config = load_config(name)
@@ -81,7 +82,7 @@ def test_shipped_configurations_need_no_variable_when_the_data_is_given(write, m
 def test_every_number_in_a_shipped_configuration_is_explained():
     top = shipped_configs()["demo.yaml"].parent
     files = sorted(top.rglob("*.yaml"))
-    assert len(files) == 4 + 3 + 3 + len(option_classes())  # tasks, bases, recipes, networks
+    assert len(files) == 5 + 3 + 3 + len(option_classes())  # tasks, bases, recipes, networks
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert text.startswith("# ")

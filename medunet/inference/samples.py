@@ -1,0 +1,139 @@
+"""Which cases engines are compared on: those a run held out, or what a data set or a folder of images holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medunet.config.derived import annotated_labels
+from medunet.config.load import load_config
+from medunet.config.schema import Config
+from medunet.errors import UsageError
+from medunet.inference.inputs import find_inputs
+from medunet.io.case import Case
+from medunet.io.files import read_mask
+from medunet.io.manifest import detect, read_manifest
+from medunet.io.read import read_volume
+from medunet.io.volume import Volume
+from medunet.labels import LabelMap
+from medunet.model import Model
+
+_CONFIG, _SPLITS, _FOLDS = "config.yaml", "splits.json", "folds.json"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image, and its mask if there is one.
+
+    Attributes:
+        id: of the case.
+        read: gives the image.
+        label: file of the mask.
+        known: by label index, whether the mask tells anything about it.
+    """
+
+    id: str
+    read: Callable[[], Volume]
+    label: Path | None = None
+    known: tuple[bool, ...] = ()
+
+    def truth(self, labels: LabelMap) -> NDArray[np.generic]:
+        """Label indices of the mask, which there has to be."""
+        if self.label is None:
+            raise UsageError(f"The case {self.id} has no mask.")
+        return labels.to_indices(read_mask(self.label)[0])
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Cases to compare engines on.
+
+    Attributes:
+        chosen: at most as many as were asked for, spread evenly.
+        origin: which cases these are, as a part of a sentence.
+        run: run folder of one fold that made the model; None without one.
+        root: its data set.
+    """
+
+    chosen: tuple[Sample, ...]
+    origin: str
+    run: Path | None = None
+    root: Path | None = None
+
+    @classmethod
+    def of(cls, model: Model, given: Path, data: Path | None, most: int) -> Samples:
+        """The held-out cases of a run, or all of `data`.
+
+        Args:
+            model: that is measured.
+            given: the path it was loaded from: a run folder, or a model.
+            data: data set or folder of images; None takes that of the run.
+            most: of the cases.
+
+        Raises:
+            UsageError: there is no data.
+            DatasetError: the data set has problems.
+        """
+        run = _run_of(given)
+        config = None if run is None else load_config(run / _CONFIG, data=data)
+        root = data if config is None else Path(config.data.root)
+        if root is None:
+            raise UsageError(f"{given} does not tell where its data set is.", "Give images with --data.")
+        cases = _cases(root, config, model)
+        if run is None or config is None:
+            return cls(_spread(_labelled(cases, config, model) or _images(root, model), most), f"cases of {root}")
+        held_out = set(json.loads((run / _SPLITS).read_bytes())[config.data.fold]["val"])
+        chosen = [case for case in cases if case.id in held_out]
+        if len(chosen) < len(held_out):
+            others = _labelled(cases, config, model) or _images(root, model)
+            return cls(_spread(others, most), f"cases of {root}, which is not the data set of the run")
+        return cls(_spread(_labelled(chosen, config, model), most), f"held-out cases of {root}", run, root)
+
+
+def _run_of(given: Path) -> Path | None:
+    """The folder of a run of one fold that a model lies in."""
+    for folder in (given, given.parent):
+        if (folder / _CONFIG).is_file() and (folder / _SPLITS).is_file():
+            return None if (folder / _FOLDS).is_file() else folder
+    return None
+
+
+def _cases(root: Path, config: Config | None, model: Model) -> tuple[Case, ...]:
+    """Of a data set; none of a folder that is no data set."""
+    if not root.exists():
+        raise UsageError(f"There is no data set {root}.", "Give its place with --data.")
+    if detect(root) is None:
+        return ()
+    layout = "auto" if config is None else config.data.format
+    channels = len(model.spec.modality)
+    return read_manifest(root, layout, channels=channels, require_labels=False, log_notes=False).cases
+
+
+def _labelled(cases: Sequence[Case], config: Config | None, model: Model) -> list[Sample]:
+    annotated = {} if config is None else config.data.annotated
+    channels = len(model.spec.modality)
+    return [
+        Sample(
+            case.id,
+            partial(read_volume, case.images, channels=channels),
+            case.label,
+            annotated_labels(case.id, annotated, model.labels),
+        )
+        for case in cases
+    ]
+
+
+def _images(root: Path, model: Model) -> list[Sample]:
+    channels = len(model.spec.modality)
+    return [Sample(entry.id, partial(entry.read, channels=channels)) for entry in find_inputs(root, channels=channels)]
+
+
+def _spread(samples: Sequence[Sample], most: int) -> tuple[Sample, ...]:
+    places = np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)
+    return tuple(samples[place] for place in places)
