@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,10 @@ def test_it_prints_the_folder_of_the_best_trial_and_its_config_trains(
     assert "2 trials: 2 done. Best: trial_00" in done.err
     assert "train.optimizer.lr" in done.err
     assert cli("config", "check", study / "best.yaml").code == 0
+    known = json.loads(cli("info", study, "--json").out)
+    assert (known["kind"], known["healthy"]) == ("study", True)
+    assert known["trials"] == {"done": 2}
+    assert str(study / known["best"]["trial"]) == done.out.strip()
     again = cli("train", "--config", study / "best.yaml", "--out", tmp_path / "run", "-d", "cpu")
     assert again.code == 0, again.err
 

@@ -14,6 +14,7 @@ from medunet.io.describe.folds import describe_folds, looks_like_folds
 from medunet.io.describe.image import describe_image
 from medunet.io.describe.model import SPEC_FILE, describe_model, model_in_zip
 from medunet.io.describe.run import describe_run, looks_like_run
+from medunet.io.describe.study import describe_study, looks_like_study
 from medunet.io.files import image_ending
 from medunet.io.read import reads_as_dicom
 
@@ -54,6 +55,8 @@ def describe(path: Path) -> Description:
 def _describe_folder(path: Path) -> Description | None:
     if (path / SPEC_FILE).is_file():
         return describe_model(path)
+    if looks_like_study(path):
+        return describe_study(path)
     if looks_like_folds(path):
         return describe_folds(path)
     if looks_like_run(path):

@@ -109,11 +109,15 @@ def tune(
     resolve_device(device)
     check_tracking(config)
     observer = observer or Observer()
-    _claim(folder, config, metric)
+    recorded = _check_folder(folder, config, metric)
+    examined = examine(config, observer)
+    if not recorded:
+        make_folder(folder)
+        write_text(folder / STUDY_FILE, _mark(metric) + dump_config(config))
     book = Book(folder, config, maximise=metric != "validation_loss", prune=search.prune)
     deadline = None if search.seconds is None else time.monotonic() + search.seconds
     with log_to(folder / "tune.log"):
-        terms = Terms(folder, metric, device, examine(config, observer), observer)
+        terms = Terms(folder, metric, device, examined, observer)
         try:
             _work(book, terms, search.trials, deadline)
         finally:
@@ -142,30 +146,34 @@ def _checked(config: Config, search: Search) -> str:
     return chosen
 
 
-def _claim(folder: Path, config: Config, metric: str) -> None:
-    """Make the folder, or make sure that it holds the study of this config.
+def _mark(metric: str) -> str:
+    """The first line of study.yaml."""
+    return f"# judged by {metric}\n"
+
+
+def _check_folder(folder: Path, config: Config, metric: str) -> bool:
+    """Whether the folder holds the study of this config; it may hold nothing of that kind as well.
 
     Raises:
-        UsageError: it does not.
+        UsageError: it holds another one, or a run.
     """
-    recorded, mark = folder / STUDY_FILE, f"# judged by {metric}\n"
+    recorded = folder / STUDY_FILE
     if (folder / CONFIG_FILE).is_file():
         raise UsageError(f"{folder} holds a run.", "Choose another folder with --out.")
-    if (folder / DATABASE).is_file() and not recorded.is_file():
-        raise UsageError(f"{folder} holds {DATABASE}, but not {STUDY_FILE}.", "Choose another folder with --out.")
     if not recorded.is_file():
-        make_folder(folder)
-        write_text(recorded, mark + dump_config(config))
-        return
+        if (folder / DATABASE).is_file():
+            raise UsageError(f"{folder} holds {DATABASE}, but not {STUDY_FILE}.", "Choose another folder with --out.")
+        return False
     changed = changed_keys(load_config(recorded), config)
     changed = [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in _MAY_CHANGE)]
-    if not recorded.read_text(encoding="utf-8").startswith(mark):
+    if not recorded.read_text(encoding="utf-8").startswith(_mark(metric)):
         changed.append("metric")
     if changed:
         raise UsageError(
             f"The study in {folder} has another {', '.join(changed)}; its trials could not be compared with new ones.",
             f"Go on with --config {recorded}, or start a new study with --out.",
         )
+    return True
 
 
 def _work(book: Book, terms: Terms, trials: int, deadline: float | None) -> None:
@@ -182,6 +190,7 @@ def _work(book: Book, terms: Terms, trials: int, deadline: float | None) -> None
             raise Interrupted(f"{trial.folder}: {error.message}", "The same command goes on.") from error
         entries = book.entries()
         write_text(terms.folder / TRIALS_FILE, _table(entries, list(trial.values), terms.metric))
+        _keep_best(book, terms, entries)
         _tell(entries[trial.number], terms.metric)
     logger.info("The time is up; the same command goes on.")
 
@@ -192,18 +201,26 @@ def _tell(entry: Entry, metric: str) -> None:
     logger.log(level, "%s is %s%s.%s", entry.folder, entry.state, score, f" {entry.note}" if entry.note else "")
 
 
-def _result(book: Book, terms: Terms) -> TuneResult:
-    entries = book.entries()
+def _keep_best(book: Book, terms: Terms, entries: Sequence[Entry]) -> Entry | None:
+    """Write the configuration of the best trial; None where no trial is done."""
     done = [entry for entry in entries if entry.value is not None]
     if not done:
+        return None
+    pick = max if book.maximise else min
+    best = pick(done, key=lambda entry: entry.value or 0.0)
+    write_text(terms.folder / BEST_FILE, dump_config(book.config_of(best.values, best.folder)))
+    return best
+
+
+def _result(book: Book, terms: Terms) -> TuneResult:
+    entries = book.entries()
+    best = _keep_best(book, terms, entries)
+    if best is None:
         notes = [entry.note for entry in entries if entry.state == "failed" and entry.note]
         raise TrainingError(
             f"Of {len(entries)} trials none came to an end.",
             f"The last failure: {notes[-1]}" if notes else "Give it more time, or more --trials.",
         )
-    pick = max if book.maximise else min
-    best = pick(done, key=lambda entry: entry.value or 0.0)
-    write_text(terms.folder / BEST_FILE, dump_config(book.config_of(best.values, best.folder)))
     return TuneResult(
         folder=terms.folder,
         best=best,

@@ -232,6 +232,27 @@ def test_a_folder_with_something_else_is_refused(
         tune(config, tmp_path, Search(metric="validation_loss"), device="cpu")
 
 
+def test_a_data_set_with_problems_is_told_before_anything_is_written(
+    make_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises((DatasetError, UsageError)):
+        tune(make_config(tmp_path / "data", {**QUICK, "tune": LR}), tmp_path / "study", device="cpu")
+    assert not (tmp_path / "study").exists()
+
+
+def test_the_best_so_far_is_there_when_the_study_is_stopped(config: Config, tmp_path: Path, drawn: Any) -> None:
+    def train(config: Config, folder: Path, **_: Any) -> TrainingResult:
+        if folder.name == "trial_001":
+            raise Interrupted("Stopped.")
+        return by_rate(config, folder)
+
+    drawn(train)
+    with pytest.raises(Interrupted):
+        tune(config, tmp_path, Search(trials=3), device="cpu")
+    assert load_config(tmp_path / "best.yaml").train.optimizer.lr == 0.02
+
+
 def test_torchrun_is_refused(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="Start it once per GPU"):
