@@ -199,8 +199,9 @@ class _Bench:
             start = time.perf_counter()
             masks[sample.id] = predictor(volume).array
             seconds.append(time.perf_counter() - start)
-            if sample.label is not None:
-                dice.append(self._dice(sample, masks[sample.id]))
+            truth = sample.truth(volume, self.model.labels)
+            if truth is not None:
+                dice.append(self._dice(sample, masks[sample.id], truth))
             self._step()
         peak = meter.end(engine)
         self.reference = self.reference or masks
@@ -218,9 +219,8 @@ class _Bench:
             agreement=_agreement(masks, self.reference),
         )
 
-    def _dice(self, sample: Sample, mask: NDArray[np.generic]) -> list[float | None]:
+    def _dice(self, sample: Sample, mask: NDArray[np.generic], truth: NDArray[np.generic]) -> list[float | None]:
         """By label index; None where the case was not annotated for the label."""
-        truth = sample.truth(self.model.labels)
         if truth.shape != mask.shape:
             raise DataError(f"The mask {sample.label} has the shape {truth.shape}, its image {mask.shape}.")
         found = dice_per_label(mask, truth, self.model.labels)

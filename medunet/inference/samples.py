@@ -17,9 +17,9 @@ from medunet.config.schema import Config
 from medunet.errors import UsageError
 from medunet.inference.inputs import find_inputs
 from medunet.io.case import Case
-from medunet.io.files import read_mask
+from medunet.io.labelled import read_case_image, read_case_label
 from medunet.io.manifest import detect, read_manifest
-from medunet.io.read import read_volume
+from medunet.io.selection import Selection
 from medunet.io.volume import Volume
 from medunet.labels import LabelMap
 from medunet.model import Model
@@ -43,11 +43,11 @@ class Sample:
     label: Path | None = None
     known: tuple[bool, ...] = ()
 
-    def truth(self, labels: LabelMap) -> NDArray[np.generic]:
-        """Label indices of the mask, which there has to be."""
+    def truth(self, volume: Volume, labels: LabelMap) -> NDArray[np.generic] | None:
+        """Label indices of the mask, on the grid of the image; None where there is no mask."""
         if self.label is None:
-            raise UsageError(f"The case {self.id} has no mask.")
-        return labels.to_indices(read_mask(self.label)[0])
+            return None
+        return labels.to_indices(read_case_label(self.label, volume, labels).values)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def _cases(root: Path, config: Config | None, model: Model) -> tuple[Case, ...]:
         return ()
     layout = "auto" if config is None else config.data.format
     channels = len(model.spec.modality)
-    return read_manifest(root, layout, channels=channels, require_labels=False, log_notes=False).cases
+    manifest = read_manifest(root, layout, channels=channels, require_labels=False, log_notes=False)
+    return manifest.by_rules(model.spec.inference.series).cases
 
 
 def _labelled(cases: Sequence[Case], config: Config | None, model: Model) -> list[Sample]:
@@ -121,7 +122,7 @@ def _labelled(cases: Sequence[Case], config: Config | None, model: Model) -> lis
     return [
         Sample(
             case.id,
-            partial(read_volume, case.images, channels=channels),
+            partial(read_case_image, case, channels=channels),
             case.label,
             annotated_labels(case.id, annotated, model.labels),
         )
@@ -130,8 +131,9 @@ def _labelled(cases: Sequence[Case], config: Config | None, model: Model) -> lis
 
 
 def _images(root: Path, model: Model) -> list[Sample]:
-    channels = len(model.spec.modality)
-    return [Sample(entry.id, partial(entry.read, channels=channels)) for entry in find_inputs(root, channels=channels)]
+    channels, selection = len(model.spec.modality), Selection(rules=model.spec.inference.series)
+    found = find_inputs(root, channels=channels)
+    return [Sample(entry.id, partial(entry.read, selection, channels=channels)) for entry in found]
 
 
 def _spread(samples: Sequence[Sample], most: int) -> tuple[Sample, ...]:
