@@ -20,7 +20,7 @@ def optimise(
     ] = None,
     cases: Annotated[int, typer.Option("--cases", metavar="N", help="At most so many cases.")] = 5,
     engine: Annotated[
-        list[str] | None, typer.Option("--engine", metavar="NAME", help="Only this one beside torch; repeatable.")
+        list[str] | None, typer.Option("--engine", metavar="NAME", help="Only this one, beside torch; repeatable.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -45,7 +45,8 @@ def optimise(
 def _show(result: Comparison) -> None:
     from medunet.cli.facts import show_rows, show_sentences
 
-    print(f"{result.model}: {len(result.cases)} {result.origin}, on the CPU")
+    count = len(result.cases)
+    print(f"{result.model}: {count} case{'s' if count > 1 else ''} {result.origin}; on the CPU")
     before = result.rows[0].case_seconds or 0.0
     show_rows([_cells(row, before) for row in result.rows])
     notes = [f"{row.engine} {row.precision}: {row.note}" for row in result.rows if row.note]
@@ -73,4 +74,4 @@ def _cells(row: Row, before: float) -> dict[str, Any]:
 def _advice(result: Comparison) -> list[str]:
     asked = [row.engine for row in result.rows if not row.note and row.engine != result.auto]
     others = ", ".join(f"--engine {name}" for name in dict.fromkeys(asked))
-    return [f"--engine auto: {result.auto}. {result.reason}", f"Ask for another with {others}."]
+    return [f"--engine auto: {result.auto or 'not settled'}. {result.reason}", f"Ask for another with {others}."]

@@ -86,7 +86,7 @@ class Comparison:
         cases: ids.
         origin: which cases these are, as a part of a sentence.
         rows: in the order of `KINDS`.
-        auto: the engine that `auto` takes on this machine's CPU.
+        auto: the engine that `auto` takes on this machine's CPU; None where OpenVINO was not measured.
         reason: why, as a sentence.
     """
 
@@ -94,7 +94,7 @@ class Comparison:
     cases: tuple[str, ...]
     origin: str
     rows: tuple[Row, ...]
-    auto: str
+    auto: str | None
     reason: str
 
 
@@ -112,7 +112,7 @@ def compare(
         model: a run folder, a model folder or a zip of one.
         data: data set, or a folder of images; None takes that of the run. Of a run its held-out cases are taken.
         cases: at most so many of them, spread evenly.
-        engines: of `inference.choice.ENGINES` without auto; empty: all. torch in float32 is always measured.
+        engines: of `inference.choice.ENGINES` without auto; empty: all. torch is always measured.
         progress: called with the number of steps done and of all.
 
     Raises:
@@ -128,7 +128,7 @@ def compare(
         raise UsageError(f"At least one case is needed, not {cases}.")
     loaded = load_model(model)
     samples = Samples.of(loaded, Path(model), None if data is None else Path(data), cases)
-    kinds = [kind for kind in KINDS if not engines or kind[0] in engines or kind == KINDS[0]]
+    kinds = [kind for kind in KINDS if not engines or kind[0] in engines or kind[0] == "torch"]
     bench = _Bench(loaded, samples, len(kinds) * len(samples.chosen), progress)
     rows = tuple(bench.row(*kind) for kind in kinds)
     auto, reason = _choice(loaded, rows)
@@ -259,13 +259,13 @@ def _form(member: Member, engine: str, precision: torch.dtype) -> Path:
     return found[0] if found is not None else converted(engine, member, precision)[0]
 
 
-def _choice(model: Model, rows: Sequence[Row]) -> tuple[str, str]:
+def _choice(model: Model, rows: Sequence[Row]) -> tuple[str | None, str]:
     """What `auto` takes on this CPU and why; written down if both were measured."""
     precision = resolve_precision("auto", _CPU)
     name = "bf16" if precision == torch.bfloat16 else "fp32"
     seconds = {row.engine: row.window_seconds for row in rows if row.precision == name}
     with_torch, with_openvino = seconds.get("torch"), seconds.get("openvino")
     if with_torch is None or with_openvino is None:
-        return "auto", "OpenVINO was not measured, so predict measures it when there is enough to do."
+        return None, "OpenVINO was not measured; predict does that when there is enough to do."
     engines = Engines(_members(model), "torch", _CPU, precision)
     return engines.settle(with_openvino, with_torch), engines.reason

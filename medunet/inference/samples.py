@@ -87,13 +87,13 @@ class Samples:
             raise UsageError(f"{given} does not tell where its data set is.", "Give images with --data.")
         cases = _cases(root, config, model)
         if run is None or config is None:
-            return cls(_spread(_labelled(cases, config, model) or _images(root, model), most), f"cases of {root}")
+            return cls(_spread(_labelled(cases, config, model) or _images(root, model), most), f"of {root}")
         held_out = set(json.loads((run / _SPLITS).read_bytes())[config.data.fold]["val"])
         chosen = [case for case in cases if case.id in held_out]
         if len(chosen) < len(held_out):
             others = _labelled(cases, config, model) or _images(root, model)
-            return cls(_spread(others, most), f"cases of {root}, which is not the data set of the run")
-        return cls(_spread(_labelled(chosen, config, model), most), f"held-out cases of {root}", run, root)
+            return cls(_spread(others, most), f"of {root}, which is not the data set of the run")
+        return cls(_spread(_labelled(chosen, config, model), most), f"held out by the run, of {root}", run, root)
 
 
 def _run_of(given: Path) -> Path | None:

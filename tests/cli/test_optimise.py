@@ -20,9 +20,9 @@ def test_it_prints_a_row_per_engine_and_what_predict_takes(cli: Callable[..., An
     done = cli("optimise", run, "--engine", "openvino", "--engine", "onnx", "--cases", 1)
     assert done.code == 0, done.err
     lines = done.out.splitlines()
-    assert lines[0].startswith(f"{run / 'model'}: 1 held-out cases of ")
+    assert lines[0].startswith(f"{run / 'model'}: 1 case held out by the run, of ")
     assert lines[1].split()[:4] == ["engine", "precision", "ms/window", "s/case"]
-    assert [line.split()[0] for line in lines[2:5]] == ["torch", "openvino", "openvino"]
+    assert [line.split()[0] for line in lines[2:6]] == ["torch", "torch", "openvino", "openvino"]
     assert lines[2].split()[4] == "1.00x"
     assert any(line.strip().startswith("--engine auto: ") for line in lines)
     assert "--engine onnx" in lines[-1]
@@ -32,8 +32,8 @@ def test_json_holds_what_the_table_shows(cli: Callable[..., Any], run: Path, tin
     done = cli("optimise", run, "--data", tiny_dataset, "--engine", "onnx", "--json")
     assert done.code == 0, done.err
     told = json.loads(done.out)
-    assert [row["engine"] for row in told["rows"]] == ["torch", "onnx"]
-    assert told["rows"][1]["agreement"] > 0.999
+    assert [row["engine"] for row in told["rows"]] == ["torch", "torch", "onnx"]
+    assert told["rows"][2]["agreement"] > 0.999
     assert set(told["rows"][0]["dice"]) == {"organ", "core"}
 
 
