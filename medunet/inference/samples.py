@@ -78,7 +78,7 @@ class Samples:
 
         Raises:
             UsageError: there is no data.
-            DatasetError: the data set has problems.
+            DataError: the data set has problems, or the folder holds nothing that can be read.
         """
         run = _run_of(given)
         config = None if run is None else load_config(run / _CONFIG, data=data)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from medunet.engines.device import resolve_precision
-from medunet.errors import DataError, DatasetError, UsageError
+from medunet.errors import DataError, UsageError
 from medunet.inference import compare as module
 from medunet.inference import int8
 from medunet.inference.choice import INT8
@@ -120,7 +120,7 @@ def test_what_cannot_be_compared_is_refused(run: Path, tiny_dataset: Path, tmp_p
     with pytest.raises(UsageError, match="There is no data set"):
         compare(run, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises((UsageError, DatasetError)):
+    with pytest.raises(DataError, match="empty"):
         compare(run, tmp_path / "empty")
     with pytest.raises(UsageError):
         compare(tmp_path / "nothing", tiny_dataset)
