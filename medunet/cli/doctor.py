@@ -23,6 +23,7 @@ REQUIRED = {
     "safetensors": "safetensors",
     "scipy": "scipy",
     "SimpleITK": "SimpleITK",
+    "tifffile": "tifffile",
     "itk": "itk",
     "einops": "einops",
     "highdicom": "highdicom",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from medunet.config.data_rules import DATA_RULES
 from medunet.config.derived import mirror_axes
 from medunet.config.document import KeyPath, as_written
 from medunet.config.finding import Finding, in_brackets
@@ -176,6 +177,7 @@ _RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (
     _task_name,
     _fold,
     _series,
+    *DATA_RULES,
     *LABEL_RULES,
     _orientation,
     _spacing,

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field
 
 from medunet.config.losses import CrossEntropyConfig, DiceLossConfig, LossTerm
 from medunet.config.networks import NetworkConfig, UNetConfig
+from medunet.config.pictures import Colours, PairsConfig, RleConfig, Text
 from medunet.config.postprocess import PostprocessStep
 from medunet.config.section import Finite, Fraction, Positive, PositiveFloat, Section, as_tuple
 from medunet.config.series import SeriesRules
@@ -29,9 +30,26 @@ class DataConfig(Section):
 
     root: str = ""
     """Data set: folder or CSV file, seen from this file; `--data` sets it. `${VAR}`, `${VAR:-other}`, `~` work."""
-    format: Literal["auto", "decathlon", "nnunet", "csv", "folders", "dicom"] = "auto"
-    """Layout of the data set; `auto` looks for dataset.json, imagesTr, *.csv, images/ + labels/, and folders of DICOM
-    studies, each with a segmentation or structure set."""
+    format: Literal["auto", "decathlon", "nnunet", "csv", "folders", "dicom", "pairs", "voc", "coco", "rle"] = "auto"
+    """Layout of the data set; `auto` takes `pairs` where that is given, and looks for dataset.json, imagesTr, *.csv (a
+    list of files, or runs), images/ + labels/, JPEGImages/ + SegmentationClass/, JSON as of COCO, `x.jpg` +
+    `x_mask.png`, and folders of DICOM studies, each with a segmentation or structure set."""
+    pairs: PairsConfig | None = None
+    """How the files of a case are named, for any other layout; null: by the layout."""
+    rle: RleConfig = RleConfig()
+    """Columns of a table of runs."""
+    images: Text | None = None
+    """For `coco` and `rle`: the folder of the pictures, seen from the data set; null: wherever below it they are."""
+    lists: bool = False
+    """For `voc`: hold out in fold 0 what val.txt lists and in fold 1 what train.txt lists, instead of folds by lot."""
+    colours: dict[str, Colours] = Field(default_factory=dict)
+    """What the colours of RGB masks mean: label to a colour, [128, 64, 128] or "#804080", or a list of such. A colour
+    of no label is an error. Empty: masks hold values."""
+    resize_label: bool = False
+    """Bring masks of another size than their picture to its size (by the nearest pixel); false: they are errors."""
+    grey_edges: bool = True
+    """In masks with two values that are at least 64 apart, take up to 5 % of other values for smoothed edges (JPEG,
+    antialiasing): each goes to the nearer of the two, and a warning says so; false: they are errors."""
     modality: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("CT",)
     """One name per image channel, for example [CT] or [T1, T2, FLAIR]."""
     series: SeriesRules | None = None

@@ -141,7 +141,8 @@ def _config(run: Path, data: str | Path | None) -> Config:
 def _cases(run: Path, config: Config) -> tuple[list[Case], list[Case]]:
     """Up to `_CASES` of those that were trained on, and all that were held out."""
     there = {case.id: case for case in read_manifest(
-        Path(config.data.root), config.data.format, channels=len(config.data.modality), log_notes=False
+        Path(config.data.root), config.data.format, channels=len(config.data.modality), log_notes=False,
+        options=config.data,
     ).by_rules(config.data.series)}  # fmt: skip
     split = json.loads((run / "splits.json").read_bytes())[config.data.fold]
     missing = [name for name in (*split["train"], *split["val"]) if name not in there]
@@ -216,7 +217,7 @@ def _tried(
             continue
         volume = read_case_image(case, channels=len(member.model.spec.modality))
         array, record = _prepared(volume, member.model)
-        reference = labels.to_indices(read_case_label(case.label, volume, labels).values)
+        reference = labels.to_indices(read_case_label(case, volume, labels).values)
         known = annotated_labels(case.id, config.data.annotated, labels)
         masks: dict[str, NDArray[np.generic]] = {}
         for name, engine in engines.items():

@@ -188,7 +188,7 @@ def _check_mask(
     if case.label is None:
         return None
     try:
-        truth = read_case_label(case.label, volume, labels)
+        truth = read_case_label(case, volume, labels)
     except DataError as error:
         problems.append(Problem(case.id, "label", error.message, hint=error.hint))
         return None

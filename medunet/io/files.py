@@ -1,4 +1,4 @@
-"""Reads image files into `Volume`: NIfTI with nibabel, NRRD/MHA with SimpleITK, pictures with Pillow.
+"""Reads image files into `Volume`: NIfTI with nibabel, NRRD/MHA with SimpleITK, pictures by `io.pictures`.
 
 What a file is, is decided by its ending for the choice of reader and by its bytes for the rest: text
 renamed to .nii, a truncated .nii.gz, an impossible header end in one sentence. Files only; DICOM
@@ -11,21 +11,19 @@ import gzip
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medunet.errors import DataError, GeometryError, ReadError
 from medunet.geometry import RAS_FROM_LPS, Geometry, format_shape
+from medunet.io.damage import broken
+from medunet.io.pictures import PICTURES, read_picture
 from medunet.io.volume import Source, Volume
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 NIFTI = (".nii.gz", ".nii")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 ENDINGS = NIFTI + ITK + PICTURES
 
 _BLOCK = 1 << 20
@@ -150,22 +148,16 @@ def _read_one(path: Path, *, mask: bool = False) -> Volume:
         raise ReadError(f"There is no file {path}.", "Check the path.")
     if not ending:
         raise ReadError(f"{path} is no image that can be read; the endings are {', '.join(ENDINGS)}.")
+    if path.stat().st_size == 0:
+        raise ReadError(f"{path} cannot be read as an image: it is empty (0 bytes).", "Copy or export it again.")
     if ending in PICTURES:
-        volume = _read_picture(path, mask=mask)
+        volume = read_picture(path, mask=mask)
     else:
         volume = _read_nifti(path) if ending in NIFTI else _read_itk(path)
     if volume.array.dtype.kind not in "biuf":
         kind = "colour" if volume.array.dtype.names else "complex"
         raise DataError(f"{path} holds {kind} voxels ({volume.array.dtype}); one real number per voxel is needed.")
     return volume
-
-
-def _broken(path: Path, kind: str, error: Exception) -> ReadError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return ReadError(
-        f"{path} cannot be read as {kind} (truncated, damaged, or another format than its name says): {reason}.",
-        "Copy or export it again.",
-    )
 
 
 def _open_nifti(path: Path) -> Any:
@@ -176,7 +168,7 @@ def _open_nifti(path: Path) -> Any:
     try:
         image = nibabel.load(path)
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise _broken(path, "NIfTI", error) from error
+        raise broken(path, "NIfTI", error) from error
     if not isinstance(image, nibabel.Nifti1Image):
         raise ReadError(f"{path} holds {type(image).__name__} data (surfaces, for example), which is no NIfTI volume.")
     return image
@@ -235,7 +227,7 @@ def _read_nifti(path: Path) -> Volume:
         else:
             array = _voxels(image)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise _broken(path, "NIfTI", error) from error
+        raise broken(path, "NIfTI", error) from error
     array = array.astype(array.dtype.newbyteorder("="), copy=False).reshape(geometry.shape)
     return Volume(array[None], geometry, Source(path, "nifti", header=image.header, files=(path,)))
 
@@ -254,7 +246,7 @@ def _read_itk(path: Path) -> Volume:
     try:
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
-        raise _broken(path, "an ITK image", error) from error
+        raise broken(path, "an ITK image", error) from error
     if image.GetDimension() == 4 and image.GetSize()[3] == 1:
         image = image[:, :, :, 0]
     if image.GetDimension() not in (2, 3):
@@ -294,32 +286,3 @@ def _from_lps(
     lps[:-1, -1] = origin
     flip = RAS_FROM_LPS if rank == 3 else np.diag([-1.0, -1.0, 1.0])
     return Volume(array, Geometry.from_affine(flip @ lps, array.shape[1:]), source)
-
-
-def _read_picture(path: Path, *, mask: bool) -> Volume:
-    """A picture as (C, width, height): array axis 0 runs right, axis 1 runs down the picture."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            if getattr(picture, "n_frames", 1) > 1:
-                raise DataError(f"{path} holds {picture.n_frames} pages; one picture is needed.")
-            array = np.asarray(_plain_picture(picture, mask=mask))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _broken(path, "a picture", error) from error
-    if array.ndim == 2:
-        array = array[..., None]
-    array = np.ascontiguousarray(array.transpose(2, 1, 0), dtype=array.dtype.newbyteorder("="))
-    return Volume(array, Geometry.plain(array.shape[1:]), Source(path, "picture", files=(path,)))
-
-
-def _plain_picture(picture: Image.Image, *, mask: bool) -> Image.Image:
-    """Grey or RGB; an alpha channel that is opaque everywhere goes, a mask keeps the indices of its palette."""
-    if picture.mode == "P":
-        colours = np.asarray(picture.getpalette()).reshape(-1, 3)
-        if (colours == colours[:, :1]).all():
-            return picture.convert("L")
-        return picture if mask else picture.convert("RGB")
-    if picture.mode in ("LA", "RGBA") and picture.getextrema()[-1] == (255, 255):
-        return picture.convert(picture.mode[:-1])
-    return picture.convert("RGB") if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV") else picture

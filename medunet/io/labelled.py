@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medunet.errors import DataError, DicomError
-from medunet.geometry import Geometry
-from medunet.io.case import Case
+from medunet.errors import DataError, DicomError, GeometryError
+from medunet.geometry import Geometry, format_shape
+from medunet.io.case import Case, Drawn
 from medunet.io.files import read_mask
 from medunet.io.naming import match
+from medunet.io.picture_masks import is_picture, read_binary, read_picture_mask, resized
 from medunet.io.read import read_volume, reads_as_dicom
 from medunet.io.volume import Volume
 from medunet.labels import IGNORE, LabelMap
@@ -40,11 +41,13 @@ class Remarks:
         unnamed: structures that no label has the name of; they count as background.
         contested: voxels that two labels claimed, by their names; the second got them.
         notes: sentences.
+        smoothed: share of pixels on smoothed edges that went to the nearer of two values.
     """
 
     unnamed: tuple[str, ...] = ()
     contested: Mapping[tuple[str, str], int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    smoothed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ def read_case_image(case: Case, *, channels: int | None = None) -> Volume:
     return read_volume(case.images, selection=case.selection, channels=channels, referred=_referred(case.label))
 
 
-def _referred(label: Path | None) -> tuple[str, ...]:
-    if label is None or not reads_as_dicom(label):
+def _referred(label: Path | Drawn | None) -> tuple[str, ...]:
+    if not isinstance(label, Path) or not reads_as_dicom(label):
         return ()
     from medunet.io.dicom.objects import label_object
 
@@ -82,25 +85,70 @@ def _referred(label: Path | None) -> tuple[str, ...]:
         return ()  # told when the label is read
 
 
-def read_case_label(label: Path, volume: Volume, labels: LabelMap) -> Truth:
+def read_case_label(case: Case, volume: Volume, labels: LabelMap) -> Truth:
     """The mask of a case.
 
     Args:
-        label: a mask file, a DICOM segmentation or structure set of any name, or a folder that holds one.
-        volume: the image.
+        case: with a label: a mask file, a DICOM segmentation or structure set of any name, a folder that holds one, or
+            what stands in a table or JSON file.
+        volume: its image.
         labels: names and values of the config.
 
     Returns:
-        Of a mask file, the values and the grid as written; of DICOM, those of the labels on the grid of the image. A
-        label that no structure has the name of is absent.
+        Of a mask file, the values and the grid as written, but for what `case.reading` says of pictures; of others,
+        those of the labels on the grid of the image. A label that no structure has the name of is absent. Outside of
+        the region of the case all is `ignore`.
 
     Raises:
-        ReadError: the label cannot be read.
-        DataError: no structure has the name of a label; values that are no labels' are not looked at.
+        ReadError: the label or the region cannot be read.
+        DataError: no structure of a DICOM object has the name of a label; pictures that cannot be understood; a region
+            without a label `ignore`. Values that are no labels' are not looked at.
         DicomError: it belongs to other images, or lies on no grid.
     """
-    if not reads_as_dicom(label):
+    truth = _whole_label(case, volume, labels)
+    return truth if case.region is None else _within(truth, case.region, labels)
+
+
+def _whole_label(case: Case, volume: Volume, labels: LabelMap) -> Truth:
+    label = case.label
+    if isinstance(label, Drawn):
+        from medunet.io.drawn import draw
+
+        drawing = draw(label, volume.geometry.shape, labels)
+        remarks = Remarks(drawing.unnamed, drawing.contested, smoothed=drawing.smoothed)
+        return Truth(drawing.values, volume.geometry, remarks)
+    if label is None:
+        raise DataError(f"Case {case.id} has no label.")
+    if reads_as_dicom(label):
+        return _dicom_label(label, volume, labels)
+    if not is_picture(label):
         return Truth(*read_mask(label))
+    values, geometry, smoothed = read_picture_mask(label, case.reading, labels)
+    notes: tuple[str, ...] = ()
+    if case.reading.resize_label and geometry.shape != volume.geometry.shape:
+        values, geometry = resized(values, volume.geometry.shape, label), volume.geometry
+        notes = ("Masks of another size than their picture were resized.",)
+    return Truth(values, geometry, Remarks(notes=notes, smoothed=smoothed))
+
+
+def _within(truth: Truth, region: Path, labels: LabelMap) -> Truth:
+    """Everything outside of a region becomes `ignore`."""
+    if not labels.ignore:
+        raise DataError(
+            f"{region} says where nothing is learned, and no label stands for that.",
+            "Add `ignore` to the labels, with a value that the masks do not use.",
+        )
+    inside, _ = read_binary(region)
+    if inside.shape != truth.values.shape:
+        raise GeometryError(
+            f"{region} has {format_shape(inside.shape)} pixels, and the mask has {format_shape(truth.values.shape)}."
+        )
+    unknown = labels.ignore[0]
+    wide = np.result_type(truth.values.dtype, np.min_scalar_type(unknown))
+    return replace(truth, values=np.where(inside, truth.values.astype(wide), np.asarray(unknown, wide)))
+
+
+def _dicom_label(label: Path, volume: Volume, labels: LabelMap) -> Truth:
     from medunet.io.dicom.objects import label_object
     from medunet.io.dicom.placing import Target
 
@@ -158,6 +206,12 @@ def sum_up(remarks: Iterable[Remarks]) -> list[str]:
         sentences.append(
             f"{pair[0]} and {pair[1]} overlap in {sum(voxels)} voxels of {_cases(len(voxels))}; "
             f"{pair[1]}, the later label, got them."
+        )
+    smoothed = [one.smoothed for one in several if one.smoothed]
+    if smoothed:
+        sentences.append(
+            f"Smoothed edges of masks, up to {max(smoothed):.2%} of their pixels, went to the nearer of the two values "
+            f"({_cases(len(smoothed))})."
         )
     for note, count in Counter(note for one in several for note in one.notes).items():
         sentences.append(f"{note[:-1]} ({_cases(count)}).")

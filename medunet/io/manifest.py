@@ -11,30 +11,39 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medunet.config.schema import DataConfig
 from medunet.config.series import SeriesRules
 from medunet.errors import DatasetError, Problem, UsageError
-from medunet.io.case import Case, Listing
+from medunet.io.case import Case, Listing, Reading
+from medunet.io.detection import detect, locate
 from medunet.io.folds import fold_problems
-from medunet.io.layouts.dataset_json import is_path, load_json, resolve
+from medunet.io.layouts.coco import read_coco
 from medunet.io.layouts.decathlon import read_decathlon
-from medunet.io.layouts.folders import find_pair, read_folders
+from medunet.io.layouts.folders import read_folders
 from medunet.io.layouts.nnunet import read_nnunet
-from medunet.io.layouts.studies import holds_studies, read_studies
+from medunet.io.layouts.pairs import read_pairs
+from medunet.io.layouts.rle import read_rle
+from medunet.io.layouts.studies import read_studies
 from medunet.io.layouts.tables import read_table
+from medunet.io.layouts.voc import read_voc
 from medunet.io.selection import Selection
 
 __all__ = ["FORMATS", "Case", "Manifest", "detect", "read_manifest"]
 
 _LOG = logging.getLogger("medunet")
 
-FORMATS: dict[str, Callable[[Path], Listing]] = {
-    "decathlon": read_decathlon,
-    "nnunet": read_nnunet,
-    "csv": read_table,
-    "folders": read_folders,
-    "dicom": read_studies,
+FORMATS: dict[str, Callable[[Path, DataConfig], Listing]] = {
+    "decathlon": lambda source, _: read_decathlon(source),
+    "nnunet": lambda source, _: read_nnunet(source),
+    "csv": lambda source, _: read_table(source),
+    "folders": lambda source, _: read_folders(source),
+    "dicom": lambda source, _: read_studies(source),
+    "pairs": lambda source, options: read_pairs(source, options.pairs),
+    "voc": lambda source, options: read_voc(source, lists=options.lists),
+    "coco": lambda source, options: read_coco(source, options.images),
+    "rle": lambda source, options: read_rle(source, options.rle, options.images),
 }
-"""Reader per layout: a `dataset.json` for the first two, a CSV, a folder for the others."""
+"""Reader per layout, of what `io.detection.locate` gives."""
 
 
 @dataclass(frozen=True)
@@ -71,88 +80,6 @@ class Manifest:
         return len(self.cases)
 
 
-def detect(root: Path) -> tuple[str, Path] | None:
-    """Layout of `root` and the file or folder that its reader takes; None if it looks like no data set.
-
-    Args:
-        root: the folder, its JSON file or its CSV.
-
-    Raises:
-        DatasetError: a `dataset.json` that is no JSON object, or several CSV files and nothing else.
-    """
-    if root.is_file():
-        suffix = root.suffix.lower()
-        return _json_layout(root) if suffix == ".json" else ("csv", root) if suffix in (".csv", ".tsv") else None
-    if (root / "dataset.json").is_file():
-        return _json_layout(root / "dataset.json")
-    images, labels = find_pair(root)
-    if images is not None and labels is not None and images.name == "imagesTr":
-        return "folders", root
-    tables = _tables(root)
-    if len(tables) == 1:
-        return "csv", tables[0]
-    if images is not None and labels is not None:
-        return "folders", root
-    if tables:
-        names = ", ".join(path.name for path in tables)
-        raise DatasetError(f"{root} holds several tables: {names}.", "Give the path of the one that lists the cases.")
-    return ("dicom", root) if holds_studies(root) else None
-
-
-def _tables(root: Path) -> list[Path]:
-    return sorted(path for path in root.glob("*.csv") if path.is_file() and not path.name.startswith("."))
-
-
-def _json_layout(file: Path) -> tuple[str, Path] | None:
-    data = load_json(file)
-    if "file_ending" in data or "channel_names" in data or isinstance(data.get("dataset"), dict):
-        return "nnunet", file
-    if "training" not in data:
-        return None
-    entries = data["training"]
-    first = entries[0] if isinstance(entries, list) and entries else None
-    image = first.get("image") if isinstance(first, dict) else None
-    if is_path(image) and str(image).endswith(".nii.gz"):
-        # nnU-Net v1 lists CASE.nii.gz but stores CASE_0000.nii.gz
-        path = resolve(file.parent, str(image))
-        if not path.exists() and path.with_name(path.name[:-7] + "_0000.nii.gz").exists():
-            return "nnunet", file
-    return "decathlon", file
-
-
-def _locate(root: Path, layout: str) -> tuple[str, Path]:
-    """Layout and input of its reader, as asked for or detected."""
-    if not root.exists():
-        raise UsageError(f"There is no file or folder {root}.", "Check the path of the data set (data.root, --data).")
-    if layout == "auto":
-        found = detect(root)
-        if found is None:
-            raise DatasetError(
-                f"{root} looks like no data set.",
-                "Known are dataset.json (Decathlon, nnU-Net), a CSV with the columns image and label, "
-                "the folders images and labels (or masks, or imagesTr and labelsTr), and folders of DICOM images, each "
-                "with a segmentation or structure set.",
-            )
-        return found
-    if layout not in FORMATS:
-        raise UsageError(f'There is no data set format "{layout}"; known are auto, {", ".join(FORMATS)}.')
-    if layout in ("folders", "dicom"):
-        return layout, root if root.is_dir() else root.parent
-    if root.is_file():
-        return layout, root
-    if layout == "csv":
-        tables = _tables(root)
-        if len(tables) != 1:
-            raise DatasetError(
-                f"{root} holds {len(tables)} CSV files; one is needed.",
-                "Give the path of the one that lists the cases.",
-            )
-        return layout, tables[0]
-    if not (root / "dataset.json").is_file():
-        raise DatasetError(f"{root} holds no dataset.json.", "Give the path of the JSON file, or another data.format.")
-    return layout, root / "dataset.json"
-
-
 def read_manifest(
     root: Path,
     format: str = "auto",
@@ -160,18 +87,19 @@ def read_manifest(
     channels: int | None = 1,
     require_labels: bool = True,
     log_notes: bool = True,
+    options: DataConfig | None = None,
 ) -> Manifest:
     """Read and check a data set; no image is opened.
 
     Args:
-        root, format, channels, require_labels: as in `survey`.
+        root, format, channels, require_labels, options: as in `survey`.
         log_notes: log the notes of the manifest as warnings.
 
     Raises:
         UsageError: `root` or `format` does not exist.
         DatasetError: with every problem that was found.
     """
-    manifest, problems = survey(root, format, channels=channels, require_labels=require_labels)
+    manifest, problems = survey(root, format, channels=channels, require_labels=require_labels, options=options)
     if problems:
         raise unusable(root, manifest, problems)
     for note in manifest.notes if log_notes else ():
@@ -186,7 +114,12 @@ def unusable(root: Path, manifest: Manifest, problems: Sequence[Problem]) -> Dat
 
 
 def survey(
-    root: Path, format: str = "auto", *, channels: int | None = 1, require_labels: bool = True
+    root: Path,
+    format: str = "auto",
+    *,
+    channels: int | None = 1,
+    require_labels: bool = True,
+    options: DataConfig | None = None,
 ) -> tuple[Manifest, list[Problem]]:
     """Read a data set with everything that is wrong with its listing; no image is opened.
 
@@ -195,18 +128,24 @@ def survey(
         format: one of `FORMATS`, or "auto".
         channels: image channels that are expected; a case has one file for all of them or one for each. None: any.
         require_labels: refuse cases without a mask.
+        options: `data:`, for how files are named and masks are read; its root and format are not looked at.
 
     Raises:
         UsageError: `root` or `format` does not exist.
         DatasetError: the listing cannot be read at all.
     """
+    if format not in ("auto", *FORMATS):
+        raise UsageError(f'There is no data set format "{format}"; known are auto, {", ".join(FORMATS)}.')
+    options = options or DataConfig()
     try:
-        layout, source = _locate(root, format)
-        listing = FORMATS[layout](source)
+        layout, source = locate(root, "pairs" if format == "auto" and options.pairs else format)
+        listing = FORMATS[layout](source, options)
     except OSError as error:
         raise DatasetError(
             f"The data set {root} cannot be read: {error.strerror}.", "Check its permissions."
         ) from error
+    reading = Reading(tuple(options.colours.items()), options.resize_label, options.grey_edges)
+    listing.cases[:] = [replace(case, reading=reading) for case in listing.cases]
     problems = [*listing.problems, *_case_problems(listing.cases, channels, require_labels)]
     if not problems and not listing.cases:
         problems.append(Problem(str(source), "", "it lists no case."))
@@ -255,13 +194,15 @@ def _path_problems(case: Case, require_labels: bool) -> list[Problem]:
         for path in case.images
         if not path.exists()
     ]
-    if case.label is None:
-        if require_labels:
-            problems.append(Problem(case.id, "label", f"there is no mask for {case.images[0]}."))
-    elif not case.label.exists():
-        problems.append(Problem(case.id, "label", "there is no such file.", value=str(case.label)))
-    elif case.label.is_file() and os.path.realpath(case.label) in map(os.path.realpath, case.images):
-        problems.append(Problem(case.id, "label", "it is the image itself.", value=str(case.label)))
+    if case.label is None and require_labels:
+        problems.append(Problem(case.id, "label", f"there is no mask for {case.images[0]}."))
+    images = {os.path.realpath(image) for image in case.images}
+    for what, paths in (("label", case.label_files), ("region", (case.region,) if case.region else ())):
+        for path in paths:
+            if not path.exists():
+                problems.append(Problem(case.id, what, "there is no such file.", value=str(path)))
+            elif path.is_file() and os.path.realpath(path) in images:
+                problems.append(Problem(case.id, what, "it is the image itself.", value=str(path)))
     if len(set(case.images)) < len(case.images):
         problems.append(Problem(case.id, "images", "one file is listed for two channels."))
     return problems

@@ -44,7 +44,7 @@ class Match:
     unnamed: tuple[str, ...]
 
 
-def match(labels: Iterable[str], structures: Mapping[int, str], where: str) -> Match:
+def match(labels: Iterable[str], structures: Mapping[int, str], where: str, *, needed: bool = True) -> Match:
     """Match by equal names; then by equal words, whatever the case, punctuation and spelling; then by equal words and
     side, wherever the side stands (`kidney_left`, `Left Kidney`, `Kidney_L`).
 
@@ -52,6 +52,7 @@ def match(labels: Iterable[str], structures: Mapping[int, str], where: str) -> M
         labels: names of a config.
         structures: names by number, as they were drawn.
         where: file of the structures, for messages.
+        needed: at least one structure must be a label.
 
     Raises:
         DataError: no structure is a label, or one is two of them.
@@ -69,7 +70,7 @@ def match(labels: Iterable[str], structures: Mapping[int, str], where: str) -> M
                 )
             if fitting:
                 found[number] = fitting[0]
-    if wanted and not found:
+    if needed and wanted and not found:
         there = ", ".join(dict.fromkeys(structures.values())) or "none"
         raise DataError(
             f"No structure of {where} has the name of a label; its structures are {there}, the labels are "

@@ -14,7 +14,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,14 @@ from medunet.atomic import atomic_file, atomic_folder
 from medunet.config.losses import BoundaryWeightedConfig
 from medunet.config.schema import PreprocessConfig
 from medunet.errors import DataError, DatasetError
-from medunet.io.case import Case
+from medunet.io.case import Case, Drawn
 from medunet.io.labelled import read_case_image, read_case_label
 from medunet.labels import LabelMap
 from medunet.training.blocks import BlockedArray, block_limit, to_blocks
 from medunet.transforms.border_weights import BORDER_VERSION, border_weights
 from medunet.transforms.preprocess import PREPROCESS_VERSION, Record, preprocess, preprocess_labels
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 IMAGE, LABEL = "image.npy", "label.npy"
 KNOWN = 0
 """Where `CachedCase.locations` has a structure's index: voxels of a case with ignored ones that are not."""
@@ -136,7 +136,7 @@ def case_key(
 ) -> str:
     """SHA-256 (first 16 hex digits) of all that decides the preprocessed arrays of a case."""
     files: list[dict[str, Any]] = []
-    for path in [*case.images, *([case.label] if case.label else [])]:
+    for path in case.files:
         inside = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in inside:
             stat = file.stat()
@@ -147,6 +147,9 @@ def case_key(
         "labels": list(labels.to_mapping().items()),  # in order: it decides the indices
         "channels": channels,
         "flat": flat,
+        "drawn": case.label.text if isinstance(case.label, Drawn) else None,
+        "region": case.region is not None,
+        "reading": asdict(case.reading),
         "versions": [CACHE_VERSION, PREPROCESS_VERSION, np.__version__, scipy.__version__, torch.__version__],
     }
     if case.selection.rules is not None:
@@ -185,7 +188,7 @@ def prepare_case(
         return cached
     volume = read_case_image(case, channels=channels)
     image, record = preprocess(volume, config)
-    reference = labels.to_indices(read_case_label(case.label, volume, labels).values)
+    reference = labels.to_indices(read_case_label(case, volume, labels).values)
     label = preprocess_labels(reference, record)
     limit = block_limit(label.ndim, flat=flat)
     with atomic_folder(target) as part:

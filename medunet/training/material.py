@@ -34,11 +34,11 @@ def examine(config: Config, observer: Observer) -> Examined:
         DatasetError: with every problem of the listing and of the files.
     """
     root, channels = Path(config.data.root), len(config.data.modality)
-    manifest, problems = survey(root, config.data.format, channels=channels)
+    manifest, problems = survey(root, config.data.format, channels=channels, options=config.data)
     manifest = manifest.by_rules(config.data.series)
     if not problems:
         split(manifest.cases, config.data.fold, config.data.folds)  # a fold that does not exist is told at once
-    there = [case for case in manifest.cases if all(path.exists() for path in (*case.images, case.label) if path)]
+    there = [case for case in manifest.cases if all(path.exists() for path in case.files)]
     statistics: list[CaseStatistics] = []
     try:
         statistics = check_cases(

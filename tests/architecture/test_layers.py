@@ -30,7 +30,19 @@ FLOOR = "errors"
 ALLOWED = {
     0: {"numpy"},
     1: {"numpy", "pydantic", "pydantic_core", "yaml"},
-    2: {"numpy", "scipy", "pydantic", "pydantic_core", "yaml", "nibabel", "SimpleITK", "itk", "pydicom", "PIL"},
+    2: {
+        "numpy",
+        "scipy",
+        "pydantic",
+        "pydantic_core",
+        "yaml",
+        "nibabel",
+        "SimpleITK",
+        "itk",
+        "pydicom",
+        "PIL",
+        "tifffile",
+    },
 }
 """All that the lowest layers may import from outside, beside the standard library."""
 

@@ -401,14 +401,6 @@ def test_black_and_white_is_zero_and_one(tmp_path: Path) -> None:
     np.testing.assert_array_equal(values, array.T.astype(np.uint8))
 
 
-@pytest.mark.parametrize("ending", [".tif", ".gif"])
-def test_several_pages_are_refused(tmp_path: Path, ending: str) -> None:
-    pages = [Image.fromarray(RNG.integers(0, 255, (30, 40), dtype=np.uint8)) for _ in range(2)]
-    pages[0].save(tmp_path / f"image{ending}", save_all=True, append_images=pages[1:])
-    with pytest.raises(DataError, match="holds 2 pages"):
-        read_image(tmp_path / f"image{ending}")
-
-
 # several channels
 
 

@@ -30,6 +30,10 @@ NESTED = LabelMap.from_mapping({"background": 0, "organ": [1, 2], "core": 2})
 Write = Callable[..., Path]
 
 
+def labelled(label: Path) -> Case:
+    return Case("x", (Path("x"),), label)
+
+
 def box(*sides: tuple[int, int]) -> NDArray[np.bool_]:
     result = np.zeros(SHAPE, bool)
     result[tuple(slice(*side) for side in sides)] = True
@@ -69,7 +73,7 @@ def draw(request: pytest.FixtureRequest, images: Path, draw_segments: Write, dra
 
 def test_structures_become_the_values_of_their_labels(draw: Write, volume: Volume, tmp_path: Path) -> None:
     path = draw(tmp_path / "anything.bin", {"Core": ASIDE, "ORGAN": ORGAN, "couch": box((0, 2), (0, 2), (0, 3))})
-    truth = read_case_label(path, volume, LABELS)
+    truth = read_case_label(labelled(path), volume, LABELS)
     assert np.array_equal(truth.values, 4 * ORGAN + 205 * ASIDE)
     assert truth.geometry == volume.geometry
     assert truth.remarks == Remarks(unnamed=("couch",))
@@ -81,14 +85,14 @@ def test_where_labels_overlap_the_inner_one_or_the_later_one_gets_the_voxels(
 ) -> None:
     masks = {"core": CORE | ASIDE, "organ": ORGAN, "ignore": box((3, 5), (5, 7), (2, 3))}
     path = (draw_segments if kind == "BINARY" else draw_contours)(images, tmp_path / "a.dcm", masks)
-    inside = read_case_label(path, volume, NESTED)
+    inside = read_case_label(labelled(path), volume, NESTED)
     assert np.array_equal(inside.values, np.where(CORE | ASIDE, 2, ORGAN))
     assert inside.remarks == Remarks(unnamed=("ignore",))
-    apart = read_case_label(path, volume, LABELS)
+    apart = read_case_label(labelled(path), volume, LABELS)
     assert np.array_equal(apart.values, np.select([masks["ignore"], masks["core"], ORGAN], [255, 205, 4], 0))
     assert apart.remarks.contested == {("organ", "core"): int(CORE.sum())}
     turned = LabelMap.from_mapping({"background": 0, "core": 1, "organ": 2})
-    assert np.array_equal(read_case_label(path, volume, turned).values, np.where(ORGAN, 2, masks["core"]))
+    assert np.array_equal(read_case_label(labelled(path), volume, turned).values, np.where(ORGAN, 2, masks["core"]))
 
 
 def test_half_of_a_fractional_pixel_is_enough(
@@ -96,7 +100,7 @@ def test_half_of_a_fractional_pixel_is_enough(
 ) -> None:
     shares = np.where(ORGAN, 0.5, np.where(ASIDE, 0.49, 0.0))
     path = draw_segments(images, tmp_path / "a.dcm", {"organ": shares}, kind="FRACTIONAL")
-    assert np.array_equal(read_case_label(path, volume, LABELS).values, 4 * ORGAN)
+    assert np.array_equal(read_case_label(labelled(path), volume, LABELS).values, 4 * ORGAN)
 
 
 def moved(path: Path, change: Callable[[Any], None]) -> Path:
@@ -115,7 +119,7 @@ def test_a_segmentation_between_the_slices_is_resampled_and_told(
         place.ImagePositionPatient[2] += 1.2
 
     path = moved(draw_segments(images, tmp_path / "a.dcm", {"organ": ORGAN}), up)
-    truth = read_case_label(path, volume, LABELS)
+    truth = read_case_label(labelled(path), volume, LABELS)
     assert np.array_equal(truth.values, 4 * box((3, 14), (5, 20), (3, 10)))
     assert sum_up([truth.remarks, truth.remarks]) == [
         "The segmentation lies on another grid than its image and was resampled (2 cases)."
@@ -133,7 +137,7 @@ def test_a_segmentation_on_thicker_slices_is_not_left_with_gaps(
             dataset.SeriesInstanceUID, dataset.SliceThickness = "1.2.3", "4"
             dataset.save_as(thick / file.name)
     path = draw_segments(thick, tmp_path / "a.dcm", {"organ": ORGAN[:, :, ::2]})
-    truth = read_case_label(path, volume, LABELS)
+    truth = read_case_label(labelled(path), volume, LABELS)
     assert truth.remarks.notes
     assert truth.values[8, 10, 2:9].tolist() == [4] * 7
 
@@ -148,7 +152,7 @@ def test_thick_slices_that_overlap_are_put_in_their_places(
     if "SpacingBetweenSlices" in measures:
         del measures.SpacingBetweenSlices
     dataset.save_as(path)
-    truth = read_case_label(path, Volume(volume.array, volume.geometry), LABELS)
+    truth = read_case_label(labelled(path), Volume(volume.array, volume.geometry), LABELS)
     assert np.array_equal(truth.values, 4 * ORGAN)
     assert truth.remarks.notes == ()
 
@@ -170,7 +174,7 @@ def test_a_nifti_image_of_any_axes_and_part_of_the_body_gets_the_voxels_where_th
     image = Volume(np.zeros((1, *part.shape), np.float32), grid.cropped(start, part.shape))
     if not part.any():
         return
-    truth = read_case_label(path, image, LABELS)
+    truth = read_case_label(labelled(path), image, LABELS)
     assert np.array_equal(truth.values, part)
     assert all("beyond" in note for note in truth.remarks.notes)
 
@@ -191,7 +195,7 @@ def test_labels_of_a_tilted_series_land_where_its_image_does(
     path = (draw_segments if kind == "BINARY" else draw_contours)(tilted, tmp_path / "a.dcm", {"organ": ORGAN})
     image = read_volume(tilted, selection=Selection(irregular="resample"))
     assert image.geometry.shape != SHAPE
-    truth = read_case_label(path, image, LABELS)
+    truth = read_case_label(labelled(path), image, LABELS)
     assert truth.geometry == image.geometry
     sure = np.abs(image.array[0] - 500) > 1
     assert np.array_equal((truth.values == 4)[sure], (image.array[0] > 500)[sure])
@@ -202,10 +206,10 @@ def test_a_folder_with_the_one_object_will_do(draw: Write, volume: Volume, image
     draw(tmp_path / "one", {"organ": ORGAN})
     (tmp_path / "readme.txt").write_text("hello")
     (tmp_path / "image").write_bytes(next(images.iterdir()).read_bytes())
-    assert np.array_equal(read_case_label(tmp_path, volume, LABELS).values, 4 * ORGAN)
+    assert np.array_equal(read_case_label(labelled(tmp_path), volume, LABELS).values, 4 * ORGAN)
     (tmp_path / "two").write_bytes((tmp_path / "one").read_bytes())
     with pytest.raises(DicomError, match=r"holds 2 segmentations or structure sets \(one, two\), and one is needed"):
-        read_case_label(tmp_path, volume, LABELS)
+        read_case_label(labelled(tmp_path), volume, LABELS)
 
 
 def test_the_label_chooses_among_the_series_of_a_study(
@@ -223,10 +227,10 @@ def test_the_label_chooses_among_the_series_of_a_study(
         label = draw(other, root / "label", {"organ": ORGAN})
         image = read_case_image(Case("a", (root,), label))
         assert image.source.series_uid == "1.2.3.4"
-        assert np.array_equal(read_case_label(label, image, LABELS).values, 4 * ORGAN)
+        assert np.array_equal(read_case_label(labelled(label), image, LABELS).values, 4 * ORGAN)
     first = read_volume(root / "SER0003")
     with pytest.raises(DicomError, match="was drawn on other slices than those of the series"):
-        read_case_label(label, first, LABELS)
+        read_case_label(labelled(label), first, LABELS)
     with pytest.raises(DicomError, match="2 series fit"):
         read_case_image(Case("a", (root,)))
 
@@ -271,13 +275,13 @@ def test_what_does_not_fit_is_refused(
     path = draw(tmp_path / "a.dcm", {"organ": ORGAN})
     spoil(path)
     with pytest.raises(error, match=reason):
-        read_case_label(path, volume, LABELS)
+        read_case_label(labelled(path), volume, LABELS)
 
 
 def test_patients_are_not_named(images: Path, volume: Volume, draw_segments: Write, tmp_path: Path) -> None:
     path = draw_segments(images, tmp_path / "a.dcm", {"organ": ORGAN}, PatientID="Secret")
     with pytest.raises(DicomError) as caught:
-        read_case_label(path, volume, LABELS)
+        read_case_label(labelled(path), volume, LABELS)
     assert "Secret" not in str(caught.value)
     assert "DEMO" not in str(caught.value)
 
@@ -290,7 +294,7 @@ def test_frames_far_from_the_image_are_refused(
 
     path = moved(draw_segments(images, tmp_path / "a.dcm", {"organ": ORGAN}), away)
     with pytest.raises(DicomError, match=r"No frame of a\.dcm lies within the image"):
-        read_case_label(path, volume, LABELS)
+        read_case_label(labelled(path), volume, LABELS)
 
 
 def test_contours_of_thinner_slices_are_refused(
@@ -305,23 +309,23 @@ def test_contours_of_thinner_slices_are_refused(
         ]
     dataset.save_as(path)
     with pytest.raises(DicomError, match=r"lie 0\.5 mm apart on one slice"):
-        read_case_label(path, volume, LABELS)
+        read_case_label(labelled(path), volume, LABELS)
 
 
 def test_images_and_pictures_are_no_labels_of_volumes(
     images: Path, volume: Volume, draw: Write, tmp_path: Path
 ) -> None:
     with pytest.raises(DicomError, match="is none"):
-        read_case_label(next(images.iterdir()), volume, LABELS)
+        read_case_label(labelled(next(images.iterdir())), volume, LABELS)
     picture = Volume(np.zeros((1, 4, 4), np.uint8), Geometry.plain((4, 4)))
     with pytest.raises(DicomError, match="the image is a picture"):
-        read_case_label(draw(tmp_path / "a.dcm", {"organ": ORGAN}), picture, LABELS)
+        read_case_label(labelled(draw(tmp_path / "a.dcm", {"organ": ORGAN})), picture, LABELS)
 
 
 def test_mask_files_are_read_as_they_are(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(np.full((3, 4, 5), 7, np.uint8), np.eye(4)), tmp_path / "a.nii.gz")
     volume = read_volume(tmp_path / "a.nii.gz")
-    truth = read_case_label(tmp_path / "a.nii.gz", volume, LABELS)
+    truth = read_case_label(labelled(tmp_path / "a.nii.gz"), volume, LABELS)
     assert truth.values.tolist() == np.full((3, 4, 5), 7).tolist()
     assert truth.remarks == Remarks()
 

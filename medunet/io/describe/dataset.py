@@ -53,7 +53,7 @@ def describe_dataset(path: Path) -> Description:
 
 def _structures(result: Description, manifest: Manifest) -> list[dict[str, Any]]:
     """A row per structure in labels of DICOM: its name, and in how many cases it is."""
-    labels = {case.id: case.label for case in manifest if case.label is not None and reads_as_dicom(case.label)}
+    labels = {case.id: case.label for case in manifest if isinstance(case.label, Path) and reads_as_dicom(case.label)}
     if not labels:
         return []
     from medunet.io.dicom.objects import label_object
@@ -94,7 +94,7 @@ def _grid(result: Description, case: Case) -> Geometry | None:
         return None
     try:
         grid = read_geometry(case.images[0])
-        for path in (*case.images[1:], *([case.label] if case.label else [])):
+        for path in case.files[1:]:
             difference = "" if reads_as_dicom(path) else grid.difference(read_geometry(path))
             if difference:
                 result.problems.append(f"{case.id}: {path.name} has {difference} ({case.images[0].name}).")

@@ -6,7 +6,6 @@ adds `fold`, here also `id` and `group`. Antonelli et al., Nature Communications
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from medunet.errors import DataError, Problem, ReadError
 from medunet.io.case import Case, Listing
 from medunet.io.files import NIFTI, image_ending, read_geometry, stem
 from medunet.io.layouts.dataset_json import is_path, load_json, resolve, shown, state_labels, state_modality
+from medunet.io.layouts.nearby import climbs
 
 GROUP_KEYS = ("group", "patient", "patient_id", "subject", "subject_id")
 
@@ -78,7 +78,7 @@ def _paths(listing: Listing, file: Path, where: str, value: Any) -> list[Path]:
     paths = []
     for text in texts:
         path = resolve(file.parent, text)
-        if not Path(text).is_absolute() and os.path.normpath(text.replace("\\", "/")).startswith(".."):
+        if climbs(text):
             rule = f"a relative path must stay inside {file.parent}."
             hint = "Write the absolute path if it is meant."
             listing.problems.append(Problem(where, "", rule, value=text, hint=hint))

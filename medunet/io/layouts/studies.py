@@ -98,7 +98,7 @@ def _patient(case: Case) -> str:
     from medunet.io.dicom.objects import label_object
 
     try:
-        patient = label_object(case.label).patient if case.label is not None else ""
+        patient = label_object(case.label).patient if isinstance(case.label, Path) else ""
     except DataError:  # told when the label is read
         return ""
     return hashlib.sha256(b"medunet group " + patient.encode()).hexdigest()[:16] if patient else ""

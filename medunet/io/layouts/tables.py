@@ -1,8 +1,9 @@
 """A CSV with one case per row.
 
-Columns are found by name, in any case: `id`, `image`, `label`, `group`, `fold` and their usual synonyms;
+Columns are found by name, in any case: `id`, `image`, `label`, `group`, `fold`, `region` and their usual synonyms;
 `image_0`, `image_1`, ... or one column per modality hold channels. Comma, semicolon, tab and bar separate.
-An unnamed first column (the row number that pandas writes) is no id. Paths are relative to the file.
+An unnamed first column (the row number that pandas writes) is no id. Paths are relative to the file
+and stay inside its folder, or are absolute.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from medunet.errors import DatasetError, Problem
 from medunet.io.case import Case, Listing
 from medunet.io.files import image_ending, stem
 from medunet.io.layouts.dataset_json import is_path, resolve
+from medunet.io.layouts.nearby import climbs
 
 COLUMNS = {
     "id": ("id", "case", "case_id", "number", "name"),
@@ -26,7 +28,9 @@ COLUMNS = {
     "label": ("label", "labels", "mask", "masks", "segmentation", "seg"),
     "group": ("group", "patient", "patient_id", "subject", "subject_id"),
     "fold": ("fold",),
+    "region": ("region", "roi", "fov"),
 }
+_LONGEST_CELL = 1 << 27  # runs of a large mask are long
 _CHANNEL = re.compile(r"(?:images?|channel)_?(\d+)")
 _SYNONYMS = {name: key for key, names in COLUMNS.items() for name in names}
 
@@ -46,7 +50,7 @@ def read_table(file: Path) -> Listing:
         DatasetError: the file cannot be read as text.
     """
     listing = Listing()
-    rows = _rows(file)
+    rows = rows_of(file)
     if len(rows) < 2:
         listing.problems.append(Problem(str(file), "", "it needs a line of column names and at least one case."))
         return listing
@@ -66,8 +70,12 @@ def read_table(file: Path) -> Listing:
     return listing
 
 
-def _rows(file: Path) -> list[tuple[int, list[str]]]:
-    """Line number and cells of every row that is not empty."""
+def rows_of(file: Path) -> list[tuple[int, list[str]]]:
+    """Line number and cells of every row that is not empty; comma, semicolon, tab or bar separate.
+
+    Raises:
+        DatasetError: it cannot be read as a table of text.
+    """
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -75,12 +83,15 @@ def _rows(file: Path) -> list[tuple[int, list[str]]]:
         raise DatasetError(f"The table {file} cannot be read.", problems=[Problem(str(file), "", reason)]) from error
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(",;\t|", key=first.count)
+    before = csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
         problem = Problem(f"{file}:{reader.line_num}", "", f"it is not a valid CSV: {error}.")
         raise DatasetError(f"The table {file} cannot be read.", problems=[problem]) from error
+    finally:
+        csv.field_size_limit(before)
 
 
 def _read_header(listing: Listing, file: Path, names: list[str], body: list[list[str]]) -> _Header:
@@ -129,10 +140,11 @@ def _sort_rest(listing: Listing, where: str, names: list[str], header: _Header, 
         if index in modalities:
             continue
         close = difflib.get_close_matches(names[index].strip().lower(), _SYNONYMS, n=1, cutoff=0.8)
-        if images or close:
-            hint = f'Did you mean "{close[0]}"?' if close else "Name the channels image_0, image_1, ..."
-            rule = "it is no known column."
+        if close:
+            hint, rule = f'Did you mean "{close[0]}"?', "it is no known column."
             listing.problems.append(Problem(where, f"column {names[index]}", rule, hint=hint))
+        elif images:
+            listing.notes.append(f"Images of column {names[index]} are not used; channels are image_0, image_1.")
         else:
             unused.append(names[index].strip())
     if unused:
@@ -144,9 +156,13 @@ def _case(listing: Listing, folder: Path, where: str, header: _Header, row: list
         return row[header.single[name]] if name in header.single else ""
 
     images = [row[index] for index in header.images]
-    if not all(is_path(text) for text in (*images, cell("label") or "none")):
+    texts = [*images, *(cell(name) for name in ("label", "region") if cell(name))]
+    if not all(is_path(text) for text in texts):
         listing.problems.append(Problem(where, "image, label", "every channel and mask needs a path."))
         return None
+    for text in filter(climbs, texts):
+        rule, hint = f"a relative path must stay inside {folder}.", "Write the absolute path if it is meant."
+        listing.problems.append(Problem(where, "path", rule, value=text, hint=hint))
     paths = tuple(resolve(folder, text) for text in images)
     fold = cell("fold")
     if fold and not re.fullmatch(r"\d{1,6}(\.0+)?", fold):
@@ -158,4 +174,5 @@ def _case(listing: Listing, folder: Path, where: str, header: _Header, row: list
         label=resolve(folder, cell("label")) if cell("label") else None,
         group=cell("group") or None,
         fold=int(float(fold)) if fold else None,
+        region=resolve(folder, cell("region")) if cell("region") else None,
     )

@@ -1,0 +1,180 @@
+"""Reads pictures as they are shown: turned by their EXIF orientation, palettes and CMYK as colours, all bits kept.
+
+Pillow reads them; 16 bits per colour, of which it would drop eight, are read from PNG by SimpleITK and from TIFF by
+`io.tiff`. `read_picture` is the one door; masks and images go through it alike, so that they are turned alike.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medunet.errors import DataError
+from medunet.geometry import Geometry
+from medunet.io.damage import broken
+from medunet.io.volume import Source, Volume
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
+MOST_PIXELS = 500_000_000
+"""Of one picture or page: 22,000 x 22,000. A file of some kilobytes may state any number and fill the memory."""
+
+_ORIENTATION = 0x0112
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_LIMIT = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Pages:
+    """What a file holds: arrays (rows, columns) or (rows, columns, C), all alike, and what was noticed."""
+
+    arrays: tuple[NDArray[np.generic], ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_picture(path: Path, *, mask: bool = False) -> Volume:
+    """A picture as (C, width, height): array axis 0 runs right, axis 1 down the picture as it is shown.
+
+    The pages of a TIFF are slices of a volume (C, width, height, pages). An alpha channel that is opaque everywhere
+    goes; another stays as the last channel.
+
+    Args:
+        path: of the file.
+        mask: keep the indices of a palette of colours (as in PASCAL VOC) instead of the colours.
+
+    Raises:
+        ReadError: it is truncated, or no picture.
+        DataError: more than `MOST_PIXELS`, an animation, or pages that are no slices of one volume.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with open(path, "rb") as file:
+            head = file.read(32)
+        pages = _read(path, head, mask=mask)
+    except UnidentifiedImageError as error:
+        raise broken(path, "a picture", ValueError("its bytes are those of no picture")) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise broken(path, "a picture", error) from error
+    array = np.stack([page[..., None] if page.ndim == 2 else page for page in pages.arrays], axis=-1)  # (y, x, C, page)
+    array = array.transpose(2, 1, 0, 3) if len(pages.arrays) > 1 else array[..., 0].transpose(2, 1, 0)
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return Volume(array, Geometry.plain(array.shape[1:]), Source(path, "picture", files=(path,), notes=pages.notes))
+
+
+def _read(path: Path, head: bytes, *, mask: bool) -> Pages:
+    if head.startswith(_TIFF):
+        from medunet.io.tiff import read_tiff
+
+        return read_tiff(path, mask=mask)
+    with open_picture(path) as picture:
+        frames: int = getattr(picture, "n_frames", 1)
+        notes: tuple[str, ...] = ()
+        if frames > 1 and picture.format == "MPO":  # of phones: the picture, then previews or a second view
+            notes = (f"{path.name} holds {frames} pictures; the first is the one that is shown.",)
+        elif frames > 1:
+            raise DataError(
+                f"{path} is an animation of {frames} frames; one picture is needed.", "Save the frame that is meant."
+            )
+        if _deep_colours(head):
+            return Pages((turned(_with_simpleitk(path), orientation(picture)),), notes)
+        return Pages((np.asarray(shown(picture, mask=mask)),), notes)
+
+
+@contextmanager
+def open_picture(path: Path) -> Iterator[Image.Image]:
+    """A file that Pillow has opened and not yet decoded, within `MOST_PIXELS`.
+
+    Raises:
+        DataError: more pixels.
+    """
+    from PIL import Image
+
+    with _LIMIT:  # Pillow's own limit is a global that warns or refuses from 179 million pixels on
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            picture = Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+    with picture:
+        check_size(path, *picture.size)
+        yield picture
+
+
+def check_size(path: Path, width: int, height: int) -> None:
+    """Refuse what states more pixels than `MOST_PIXELS`.
+
+    Raises:
+        DataError: with their number.
+    """
+    if width * height > MOST_PIXELS:
+        raise DataError(
+            f"{path} states {width} x {height} pixels; at most {MOST_PIXELS // 10**6} million are read.",
+            "Cut it into parts, or scale it down, if it really is that large.",
+        )
+
+
+def orientation(picture: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where none is stated."""
+    value = picture.getexif().get(_ORIENTATION, 1)
+    return value if value in range(1, 9) else 1
+
+
+def shown(picture: Image.Image, *, mask: bool) -> Image.Image:
+    """Upright, grey or RGB; an alpha channel that is opaque everywhere goes, a mask keeps its palette's indices."""
+    from PIL import ImageOps
+
+    plain = _plain(picture, mask=mask)
+    return ImageOps.exif_transpose(plain) if orientation(plain) != 1 else plain
+
+
+def _plain(picture: Image.Image, *, mask: bool) -> Image.Image:
+    picture.load()
+    if picture.mode == "P":
+        colours = np.asarray(picture.getpalette("RGB")).reshape(-1, 3)
+        if (colours == colours[:, :1]).all():
+            return picture.convert("L")
+        return picture if mask else picture.convert("RGB")
+    if picture.mode in ("LA", "RGBA") and picture.getextrema()[-1] == (255, 255):
+        return picture.convert(picture.mode[:-1])
+    return picture.convert("RGB") if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV") else picture
+
+
+def turned(array: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Rows and columns as they are shown, of an array as it is stored."""
+    if orientation >= 5:
+        array = array.swapaxes(0, 1)
+    down, right = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return array[:: -1 if down else 1, :: -1 if right else 1]
+
+
+def without_opaque(array: NDArray[Any]) -> NDArray[Any]:
+    """(rows, columns, 2 or 4) without its last channel, an alpha channel, if that is opaque everywhere."""
+    if array.dtype.kind == "u" and (array[..., -1] == np.iinfo(array.dtype).max).all():
+        array = array[..., :-1]
+    return array[..., 0] if array.shape[-1] == 1 else array
+
+
+def _deep_colours(head: bytes) -> bool:
+    """Whether a PNG has 16 bits per colour, or with alpha; its header follows the first 16 bytes."""
+    return head.startswith(_PNG) and head[24] == 16 and head[25] != 0
+
+
+def _with_simpleitk(path: Path) -> NDArray[Any]:
+    import SimpleITK
+
+    try:
+        array = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+    except RuntimeError as error:
+        raise broken(path, "a picture", ValueError("its pixels cannot be decoded")) from error
+    return without_opaque(array) if array.shape[-1] in (2, 4) else array
