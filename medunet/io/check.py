@@ -197,7 +197,10 @@ def _check_mask(
     difference = volume.geometry.difference(geometry)
     if difference:
         rule = f"it must lie on the grid of its image, but has {difference}."
-        problems.append(Problem(case.id, "label", rule, hint=f"Resample {case.label} to {case.images[0].name}."))
+        hint = f"Resample {case.label} to {case.images[0].name}."
+        if volume.source.kind == "picture":
+            hint = "If it is the same picture at another size, set data.resize_label: true."
+        problems.append(Problem(case.id, "label", rule, hint=hint))
     counts = count_values(mask)
     unknown = [float(value) for value in sorted(counts) if value not in labels.values]
     if unknown:

@@ -48,7 +48,7 @@ def read_coco(file: Path, images: str | None = None) -> Listing:
         return listing
     categories = _categories(listing, file, data["categories"])
     if categories and 0 not in categories:
-        listing.label_names = {"background": 0} | {name: number for number, name in categories.items()}
+        listing.label_names = {"background": 0, **{name: number for number, name in categories.items()}}
     parts = _parts(listing, file, data["annotations"], categories)
     beside = file.parent.parent if file.parent.name == "annotations" else file.parent
     known = Images(file.parent / images if images else beside)
