@@ -47,6 +47,8 @@ _STAND_INS: dict[str, Any] = {
 }
 """What takes the place of a required key that is missing or wrong while the rest is judged."""
 
+_PAIRS = ("data", "pairs")
+
 _UNUSED = -1_000_000
 """A label value that no file has."""
 
@@ -142,7 +144,9 @@ def _take_out(data: dict[str, Any], path: KeyPath, kind: str) -> None:
     except KeyError:
         return  # went with another one
     variants = choices(alternatives_at(path, data)) if path[-1] == "name" and len(path) > 1 else []
-    if kind == "extra_forbidden":
+    if path[:2] == _PAIRS and kind != "extra_forbidden":
+        del data["data"]["pairs"]  # a name alone says nothing
+    elif kind == "extra_forbidden":
         del section[path[-1]]
     elif path[0] == "labels" and len(path) > 1:
         section[path[-1]] = _UNUSED - list(section).index(path[-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -22,20 +21,19 @@ def as_texts(value: Any) -> Any:
 
 def as_colours(value: Any) -> Any:
     """One colour or several, `[128, 64, 128]` or "#804080", as a tuple of the latter in lower case."""
-    if isinstance(value, str) or _is_rgb(value):
+    if isinstance(value, str) or _is_numbers(value):
         value = [value]
     if not isinstance(value, list | tuple):
         return value
     return tuple(_word(entry) for entry in value)
 
 
-def _is_rgb(value: Any) -> bool:
-    numbers = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 3
-    return numbers and all(type(number) is int for number in value)
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0 and all(type(number) is int for number in value)
 
 
 def _word(colour: Any) -> Any:
-    if _is_rgb(colour) and all(0 <= number <= 255 for number in colour):
+    if _is_numbers(colour) and len(colour) == 3 and all(0 <= number <= 255 for number in colour):
         return "#{:02x}{:02x}{:02x}".format(*colour)
     return colour.lower() if isinstance(colour, str) else colour
 

@@ -224,7 +224,8 @@ def test_every_required_key_has_a_stand_in():
     from medunet.config.check import _STAND_INS
 
     schema = config_schema()
-    required = {key for section in schema["$defs"].values() for key in section.get("required", ())}
+    sections = (section for name, section in schema["$defs"].items() if name != "PairsConfig")  # goes as a whole
+    required = {key for section in sections for key in section.get("required", ())}
     assert required | {"labels"} == set(_STAND_INS)
 
 
