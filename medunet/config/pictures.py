@@ -9,9 +9,9 @@ from pydantic import BeforeValidator, Field
 from medunet.config.section import Section
 
 Text = Annotated[str, Field(min_length=1)]
-HexColour = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$")]
+HexColour = Annotated[str, Field(pattern="^#[0-9a-fA-F]{6}$", examples=["#804080"])]
 Channel = Annotated[int, Field(ge=0, le=255)]
-RgbColour = Annotated[list[Channel], Field(min_length=3, max_length=3)]
+RgbColour = tuple[Channel, Channel, Channel]
 
 
 def as_texts(value: Any) -> Any:

@@ -13,13 +13,14 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from medunet.config.losses import BoundaryWeightedConfig
 from medunet.config.schema import PreprocessConfig
 from medunet.config.series import SeriesRules
 from medunet.errors import DataError, DatasetError
-from medunet.io.case import Case
 from medunet.io.selection import Selection
+from medunet.io.case import Case, Drawn, Part, Reading
 from medunet.labels import LabelMap
 from medunet.training.cache import (
     IMAGE,
@@ -338,3 +339,34 @@ def test_what_the_cache_lacks_is_known_without_making_it(case: Case, tmp_path: P
     assert lacking([case], tmp_path, AS_IS, LABELS) == []
     assert lacking([case], tmp_path, COARSE, LABELS) == [case.id]
     assert lacking([case], tmp_path, AS_IS, LABELS, flat=True) == [case.id]
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Case:
+    """A picture of 20 x 10 whose label stands in a table."""
+    pixels = np.random.default_rng(0).integers(0, 255, (10, 20), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(np.where(np.indices(pixels.shape)[0] < 9, 255, 0).astype(np.uint8)).save(tmp_path / "r.png")
+    (tmp_path / "masks.csv").write_text("of all cases")
+    return Case(
+        "a", (tmp_path / "a.png",), Drawn(tmp_path / "masks.csv", (Part("organ", "runs", "1 12", "masks.csv:2"),))
+    )
+
+
+def test_a_label_that_stands_in_a_table_is_cached_like_a_file(drawn: Case, tmp_path: Path) -> None:
+    cached = prepare_case(drawn, tmp_path / "cache", AS_IS, LABELS, flat=True)
+    assert np.array_equal(cached.label().T.ravel(order="F").nonzero()[0], np.arange(12))
+    unknown = LabelMap.from_mapping({**LABELS.to_mapping(), "ignore": 9})
+    bounded = prepare_case(replace(drawn, region=tmp_path / "r.png"), tmp_path / "cache", AS_IS, unknown, flat=True)
+    assert (bounded.label()[:, 9] == unknown.ignore_index).all()
+    assert (bounded.label()[:, :9] != unknown.ignore_index).all()
+
+
+def test_what_is_drawn_decides_the_cache_and_the_rest_of_the_table_does_not(drawn: Case, tmp_path: Path) -> None:
+    before = case_key(drawn, AS_IS, LABELS)
+    (tmp_path / "masks.csv").write_text("of all cases, and one more")
+    assert case_key(drawn, AS_IS, LABELS) == before
+    other = Drawn(tmp_path / "masks.csv", (Part("organ", "runs", "1 13", "masks.csv:2"),))
+    changes = ({"label": other}, {"region": tmp_path / "r.png"}, {"reading": Reading(resize_label=True)})
+    keys = {case_key(replace(drawn, **change), AS_IS, LABELS) for change in changes}
+    assert len({before, *keys}) == 4
