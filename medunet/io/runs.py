@@ -90,7 +90,7 @@ def _add_polygon(result: NDArray[np.bool_], polygon: Any) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e9 < value < 1e9
 
 
 def _coco_runs(table: dict[str, Any], shape: Shape) -> NDArray[np.bool_]:
@@ -99,10 +99,10 @@ def _coco_runs(table: dict[str, Any], shape: Shape) -> NDArray[np.bool_]:
     if size != [shape[1], shape[0]]:
         raise ValueError(f"its size is {size} (height, width), and the picture has {[shape[1], shape[0]]}")
     lengths = _unpacked(counts) if isinstance(counts, str) else counts
-    if not isinstance(lengths, list) or not all(type(length) is int and 0 <= length < 2**40 for length in lengths):
-        raise ValueError("its counts are no lengths of runs")
-    ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
     pixels = shape[0] * shape[1]
+    if not isinstance(lengths, list) or not all(type(length) is int and 0 <= length <= pixels for length in lengths):
+        raise ValueError("its counts are no lengths of runs within the picture")
+    ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
     if (ends[-1] if len(ends) else 0) != pixels:
         raise ValueError(f"its runs hold {ends[-1] if len(ends) else 0} pixels, and the picture has {pixels}")
     return _filled(ends[:-1:2], ends[1::2], shape)

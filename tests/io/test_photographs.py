@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from medunet.config.pictures import PairsConfig, RleConfig
 from medunet.config.schema import DataConfig
-from medunet.errors import DatasetError
+from medunet.errors import DatasetError, MedunetError
 from medunet.io.check import check_cases
 from medunet.io.describe.path import describe
 from medunet.io.fingerprint import fingerprint
@@ -402,6 +405,39 @@ class TestCoco:
             DatasetError, match=r"states 24x16 pixels, and the picture has 16x24\. It is turned by its EXIF"
         ):
             masks_of(tmp_path, self.LABELS)
+
+
+ANY = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.just([]) | st.just({})
+ENTRIES = st.lists(
+    ANY
+    | st.dictionaries(
+        st.sampled_from(
+            ["id", "file_name", "width", "height", "name", "image_id", "category_id", "segmentation", "iscrowd"]
+        ),
+        ANY | st.sampled_from([1, "a.jpg", [[0, 0, 1, 0, 1, 1]], {"counts": "0", "size": [16, 24]}]),
+    ),
+    max_size=3,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None)
+@given(st.fixed_dictionaries({"images": ENTRIES, "annotations": ENTRIES, "categories": ENTRIES}))
+def test_any_json_ends_in_cases_or_in_an_error_that_is_meant(tmp_path: Path, content: dict[str, Any]) -> None:
+    photo(tmp_path / "a.jpg")
+    path = tmp_path / "any.json"
+    path.write_text(json.dumps(content))
+    with suppress(MedunetError):
+        check_cases(read_manifest(path, channels=3).cases, LABELS, channels=3)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80, deadline=None)
+@given(st.text(alphabet='ab.jpg/\\,"\n 019-\0é', max_size=60))
+def test_any_table_of_runs_ends_in_cases_or_in_an_error_that_is_meant(tmp_path: Path, text: str) -> None:
+    photo(tmp_path / "a.jpg")
+    path = tmp_path / "any.csv"
+    path.write_text("ImageId,EncodedPixels\n" + text)
+    with suppress(MedunetError):
+        check_cases(read_manifest(path, channels=3).cases, TestRuns.CAR, channels=3)
 
 
 def runs(mask: NDArray[Any]) -> str:

@@ -131,6 +131,7 @@ def test_a_polygon_may_touch_the_edge_of_the_picture() -> None:
         ([[1, 2, 3, 4, 5, 6, 7]], "at least three corners"),
         ([[1, 2, 3, 4, 5, "a"]], "at least three corners"),
         ([[1, 2, 3, 4, 5, float("nan")]], "at least three corners"),
+        ([[1, 2, 3, 4, 5, 10**400]], "at least three corners"),
         ([[1, 1, 40, 1, 4, 4]], "the corner (40, 1) lies outside of the picture of 8 x 6"),
         ({"counts": [48], "size": [8, 6]}, "its size is [8, 6] (height, width), and the picture has [6, 8]"),
         ({"counts": [47], "size": [6, 8]}, "its runs hold 47 pixels, and the picture has 48"),
