@@ -222,7 +222,7 @@ class _Bench:
     def _dice(self, sample: Sample, mask: NDArray[np.generic], truth: NDArray[np.generic]) -> list[float | None]:
         """By label index; None where the case was not annotated for the label."""
         if truth.shape != mask.shape:
-            raise DataError(f"The mask {sample.label} has the shape {truth.shape}, its image {mask.shape}.")
+            raise DataError(f"The mask of {sample.id} has the shape {truth.shape}, its image {mask.shape}.")
         found = dice_per_label(mask, truth, self.model.labels)
         return [value if it else None for value, it in zip(found, sample.known, strict=True)]
 

@@ -34,20 +34,20 @@ class Sample:
     Attributes:
         id: of the case.
         read: gives the image.
-        label: file of the mask.
+        case: that has the mask.
         known: by label index, whether the mask tells anything about it.
     """
 
     id: str
     read: Callable[[], Volume]
-    label: Path | None = None
+    case: Case | None = None
     known: tuple[bool, ...] = ()
 
     def truth(self, volume: Volume, labels: LabelMap) -> NDArray[np.generic] | None:
         """Label indices of the mask, on the grid of the image; None where there is no mask."""
-        if self.label is None:
+        if self.case is None or self.case.label is None:
             return None
-        return labels.to_indices(read_case_label(self.label, volume, labels).values)
+        return labels.to_indices(read_case_label(self.case, volume, labels).values)
 
 
 @dataclass(frozen=True)
@@ -108,11 +108,11 @@ def _cases(root: Path, config: Config | None, model: Model) -> tuple[Case, ...]:
     """Of a data set; none of a folder that is no data set."""
     if not root.exists():
         raise UsageError(f"There is no data set {root}.", "Give its place with --data.")
-    if detect(root) is None:
+    options = None if config is None else config.data
+    if (options is None or options.pairs is None) and detect(root) is None:
         return ()
-    layout = "auto" if config is None else config.data.format
-    channels = len(model.spec.modality)
-    manifest = read_manifest(root, layout, channels=channels, require_labels=False, log_notes=False)
+    layout, channels = "auto" if options is None else options.format, len(model.spec.modality)
+    manifest = read_manifest(root, layout, channels=channels, require_labels=False, log_notes=False, options=options)
     return manifest.by_rules(model.spec.inference.series).cases
 
 
@@ -123,7 +123,7 @@ def _labelled(cases: Sequence[Case], config: Config | None, model: Model) -> lis
         Sample(
             case.id,
             partial(read_case_image, case, channels=channels),
-            case.label,
+            case,
             annotated_labels(case.id, annotated, model.labels),
         )
         for case in cases

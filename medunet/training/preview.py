@@ -45,7 +45,9 @@ def preview_augmentation(config: Config, path: str | Path, *, cases: int = 4, dr
         OutputError: the picture cannot be written.
     """
     labels, channels = LabelMap.from_mapping(config.labels), len(config.data.modality)
-    manifest = read_manifest(Path(config.data.root), config.data.format, channels=channels, options=config.data)
+    manifest = read_manifest(
+        Path(config.data.root), config.data.format, channels=channels, options=config.data
+    ).by_rules(config.data.series)
     chosen = split(manifest.cases, config.data.fold, config.data.folds)[0][:cases]
     with tempfile.TemporaryDirectory() as folder:
         cached: Sequence[CachedCase] = prepare_cases(

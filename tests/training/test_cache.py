@@ -19,8 +19,8 @@ from medunet.config.losses import BoundaryWeightedConfig
 from medunet.config.schema import PreprocessConfig
 from medunet.config.series import SeriesRules
 from medunet.errors import DataError, DatasetError
-from medunet.io.selection import Selection
 from medunet.io.case import Case, Drawn, Part, Reading
+from medunet.io.selection import Selection
 from medunet.labels import LabelMap
 from medunet.training.cache import (
     IMAGE,
