@@ -66,8 +66,10 @@ def read_picture(path: Path, *, mask: bool = False) -> Volume:
         raise broken(path, "a picture", ValueError("its bytes are those of no picture")) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise broken(path, "a picture", error) from error
-    array = np.stack([page[..., None] if page.ndim == 2 else page for page in pages.arrays], axis=-1)  # (y, x, C, page)
-    array = array.transpose(2, 1, 0, 3) if len(pages.arrays) > 1 else array[..., 0].transpose(2, 1, 0)
+    array = pages.arrays[0] if len(pages.arrays) == 1 else np.stack(pages.arrays, axis=-1)  # (y, x), C, page
+    if pages.arrays[0].ndim == 2:
+        array = array[:, :, None]
+    array = array.transpose(2, 1, 0, *range(3, array.ndim))
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     return Volume(array, Geometry.plain(array.shape[1:]), Source(path, "picture", files=(path,), notes=pages.notes))
 

@@ -534,3 +534,22 @@ def test_a_data_set_says_what_it_is(tmp_path: Path, layout: str) -> None:
     found = describe(tmp_path)
     assert (found.kind, found.facts["format"], found.facts["cases"]) == ("dataset", layout, 3)
     assert not found.problems
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("folder", "cases"), [("people", 232), ("retina", 20)])
+def test_real_photographs_and_their_masks_are_read(folder: str, cases: int) -> None:
+    root = Path(__file__).resolve().parents[2] / "../shared/data" / folder
+    if not root.is_dir():
+        pytest.skip(f"{root} is absent")
+    names = PairsConfig(
+        images=("images/{case}_training.png",),
+        labels="1st_manual/{case}_manual1.png",
+        region="mask/{case}_training_mask.png",
+    )
+    options = DataConfig(pairs=names if folder == "retina" else None)
+    manifest = read_manifest(root, channels=3, options=options)
+    assert len(manifest) == cases
+    case, labels = manifest.cases[0], LabelMap.from_mapping({"background": 0, "structure": 255, "ignore": 7})
+    truth = read_case_label(case, read_case_image(case, channels=3), labels)
+    assert set(np.unique(truth.values)) == ({0, 7, 255} if folder == "retina" else {0, 255})
