@@ -163,8 +163,9 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     formats = ("nifti", "nrrd")
     for number in range(6, 12):
         shutil.copy(folder / f"case_{number % 6:02d}.nii.gz", folder / f"case_{number:02d}.nii.gz")
-    predict(predictor, folder, whole, Options(formats=formats))
-    call = ("-m", predictor.models[0].path, "-i", folder, "-o", out, "-d", "cpu", "-f", ",".join(formats))
+    model = predictor.models[0].path
+    predict(Predictor(model, device="cpu", engine="torch"), folder, whole, Options(formats=formats))
+    call = ("-m", model, "-i", folder, "-o", out, "-d", "cpu", "--engine", "torch", "-f", ",".join(formats))
     moments, killed = random.Random(time.time_ns()), 0
     for _ in range(3):
         process = start(*call, "--skip-existing")
