@@ -14,10 +14,12 @@ from medunet.config.finding import Finding, in_brackets
 from medunet.config.label_rules import LABEL_RULES
 from medunet.config.loss_rules import LOSS_RULES
 from medunet.config.network_rules import NETWORK_RULES
-from medunet.config.schema import Config, IntensityCtWindow, IntensityPercentile
+from medunet.config.schema import Config, IntensityCtWindow, IntensityImageNet, IntensityPercentile
 from medunet.config.training_rules import TRAINING_RULES
 
 _MR = frozenset({"mr", "mri", "t1", "t1w", "t1c", "t1ce", "t1gd", "t2", "t2w", "flair"})
+MEDICAL = _MR | {"ct"}
+"""Modalities, in small letters, whose values are not those of a picture."""
 _AXES = ("RL", "AP", "SI")
 
 _DIMS: KeyPath = ("network", "dims")
@@ -138,6 +140,13 @@ def _intensity(config: Config) -> Iterator[Finding]:
             keys = ((*key, "low"), (*key, "high"), key)
             yield Finding(keys, f"low is {entry.low:g} and high is {entry.high:g}; low must be less than high.")
         channels = modality if len(entries) == 1 else modality[index : index + 1]
+        scans = [name for name in channels if name.lower() in MEDICAL]
+        if isinstance(entry, IntensityImageNet) and scans:
+            yield Finding(
+                (key, ("data", "modality")),
+                f"imagenet is for pictures, but the modality is {', '.join(scans)}.",
+                hint="Use ct_window for CT and zscore for MR: weights of pictures do well with a mean near 0.",
+            )
         odd = [name for name in channels if name.lower() in _MR]
         if isinstance(entry, IntensityCtWindow) and odd:
             yield Finding(

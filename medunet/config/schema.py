@@ -103,8 +103,32 @@ class IntensityZScore(Section):
     """Compute mean and deviation over voxels that are not 0 (skull-stripped MR) and leave 0 at 0."""
 
 
+class IntensityFixed(Section):
+    """(value / scale - mean) / std with the same figures for every image; for weights that were trained so."""
+
+    name: Literal["fixed"]
+    scale: PositiveFloat = 255.0
+    """Value that is white, and becomes 1 before the rest: 255 in pictures of 8 bits per channel, 65535 in those of 16
+    (values are taken as they stand in the file); 1 where `mean` and `std` are in units of the image."""
+    mean: Finite = 0.0
+    """Subtracted from the scaled value; timm's EfficientNets that were trained with AdvProp expect 0.5, and 0.5 for
+    `std`."""
+    std: PositiveFloat = 1.0
+    """What the difference is divided by."""
+
+
+class IntensityImageNet(Section):
+    """`fixed` with the figures of torchvision's and most of timm's weights: means of red, green and blue 0.485, 0.456,
+    0.406, deviations 0.229, 0.224, 0.225. One channel takes the mean of the three; other numbers take them in turn."""
+
+    name: Literal["imagenet"]
+    scale: PositiveFloat = 255.0
+    """Value that is white: 255 in pictures of 8 bits per channel, 65535 in those of 16."""
+
+
 Intensity = Annotated[
-    IntensityNone | IntensityCtWindow | IntensityPercentile | IntensityZScore, Field(discriminator="name")
+    IntensityNone | IntensityCtWindow | IntensityPercentile | IntensityZScore | IntensityFixed | IntensityImageNet,
+    Field(discriminator="name"),
 ]
 
 

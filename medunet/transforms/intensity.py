@@ -10,22 +10,40 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from medunet.config.schema import Intensity, IntensityCtWindow, IntensityNone, IntensityPercentile
+from medunet.config.schema import (
+    Intensity,
+    IntensityCtWindow,
+    IntensityFixed,
+    IntensityImageNet,
+    IntensityNone,
+    IntensityPercentile,
+)
 
 Values = NDArray[np.float32]
 Change = Callable[[Values], Values]
 """Takes values of any shape; it may change them in place."""
 
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+"""Of red, green and blue over the training pictures of ImageNet, from 0 to 1: torchvision's figures."""
 
-def fitted(rule: Intensity, parts: Callable[[], Iterator[Values]]) -> Change:
-    """The change that a rule means for one channel; a constant image becomes 0.
+
+def fitted(rule: Intensity, parts: Callable[[], Iterator[Values]], channel: int = 0, channels: int = 1) -> Change:
+    """The change that a rule means for one channel; a rule that looks at the image makes a constant one 0.
 
     Args:
         rule: an entry of `preprocess.intensity`.
         parts: gives all values of the channel, part by part; called as often as they are needed.
+        channel: which one it is, from 0.
+        channels: how many there are.
     """
     if isinstance(rule, IntensityNone):
         return lambda values: values
+    if isinstance(rule, IntensityImageNet):
+        rule = _imagenet(rule, channel, channels)
+    if isinstance(rule, IntensityFixed):
+        centre, unit = np.float32(rule.mean * rule.scale), np.float32(rule.std * rule.scale)
+        return lambda values: (values - centre) / unit
     if isinstance(rule, IntensityCtWindow):
         low, high = np.float32(rule.low), np.float32(rule.high)
         return lambda values: (np.clip(values, low, high) - low) / (high - low)
@@ -37,6 +55,13 @@ def fitted(rule: Intensity, parts: Callable[[], Iterator[Values]]) -> Change:
         return _standardised(parts)
     inside = _standardised(lambda: (part[part != 0] for part in parts()))
     return lambda values: np.where(values != 0, inside(values), np.float32(0))
+
+
+def _imagenet(rule: IntensityImageNet, channel: int, channels: int) -> IntensityFixed:
+    """As kernels are adapted to the channels: one sees the mean colour, others the three in turn."""
+    which = slice(None) if channels == 1 else slice(channel % 3, channel % 3 + 1)
+    mean, std = (float(np.mean(figures[which])) for figures in (_MEAN, _STD))
+    return IntensityFixed(name="fixed", scale=rule.scale, mean=mean, std=std)
 
 
 def _standardised(parts: Callable[[], Iterator[Values]]) -> Change:

@@ -120,8 +120,8 @@ class PreparedImage:
         self.shape = network_shape(cropped, config)
         self.record = Record(volume.geometry, change, start, shape, cropped.resampled(self.shape))
         self._changes = [
-            fitted(rule, partial(_parts, channel))
-            for channel, rule in zip(self._native, _rules(config, len(self._native)), strict=True)
+            fitted(rule, partial(_parts, self._native[channel]), channel, len(self._native))
+            for channel, rule in enumerate(_rules(config, len(self._native)))
         ]
         self._seen = tuple((0, size) for size in self.shape)
         self._last: tuple[int, int, Tensor] | None = None

@@ -35,6 +35,8 @@ LABELS = "{background: 0, liver: 1, spleen: 2}"
         ("preprocess: {intensity: {name: ct_window, low: 5, high: 5}}", "preprocess.intensity.low", "less than high"),
         ("preprocess: {intensity: [{name: percentile, low: 99.9}]}", "preprocess.intensity.0.low", "less than high"),
         ("data: {modality: [MRI]}\npreprocess: {intensity: {name: ct_window}}", "preprocess.intensity", "for CT"),
+        ("preprocess: {intensity: {name: imagenet}}", "preprocess.intensity", "for pictures"),
+        ("preprocess: {intensity: [{name: fixed, scale: 0}]}", "preprocess.intensity.0.scale", "greater than 0"),
         ("network: {strides: [1, 2]}", "network.strides", "needs 5"),
         ("network: {kernel_size: [3, 3]}", "network.kernel_size", "needs 5"),
         ("network: {blocks: [1, 2, 3]}", "network.blocks", "needs 5"),
