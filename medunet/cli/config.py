@@ -25,10 +25,13 @@ Data = Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Data s
 @app.command()
 def check(file: File, overrides: Overrides = None, data: Data = None) -> None:
     """Say whether a configuration is valid; list everything that is wrong with it."""
+    from medunet.config.advice import advice
     from medunet.config.load import load_config
 
     config = load_config(file, overrides=overrides or (), data=data)
     print(f"{file}: valid: {_summary(config)}")
+    for sentence in advice(config):
+        print(f"Note: {sentence}")
 
 
 @app.command()

@@ -177,7 +177,8 @@ class EncoderOptions(NetworkOptions):
 
     encoder_weights: Annotated[str, Field(min_length=1)] | None = None
     """Local file (.safetensors, or .pt/.pth of tensors) with weights of the encoder, as torchvision, timm or MONAI
-    name them; read once, when a training starts. Null starts from random ones."""
+    name them, or a model folder, run folder or zipped model with the same encoder; read once, when a training starts.
+    Null starts from random ones."""
     frozen_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs at the start during which the encoder keeps its weights and only the rest learns."""
 

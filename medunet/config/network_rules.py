@@ -114,12 +114,14 @@ def _group_norm(config: Config) -> Iterator[Finding]:
 
 def _frozen(config: Config) -> Iterator[Finding]:
     network = config.network
-    if isinstance(network, EncoderOptions) and network.frozen_epochs and network.encoder_weights is None:
+    if not isinstance(network, EncoderOptions) or not network.frozen_epochs:
+        return
+    if network.encoder_weights is None and config.train.start_from is None:
         yield Finding(
             (("network", "frozen_epochs"), ("network", "encoder_weights")),
             "would hold random weights, because encoder_weights names no file.",
             str(network.frozen_epochs),
-            "Name a file, or set frozen_epochs: 0.",
+            "Name a file (or train.start_from), or set frozen_epochs: 0.",
         )
 
 

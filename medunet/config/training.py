@@ -153,6 +153,15 @@ class FreezeConfig(Section):
     """They learn after so many epochs; null: never."""
 
 
+class RateConfig(Section):
+    """Layers that learn faster or slower than the others."""
+
+    layers: Annotated[str, Field(min_length=1, examples=["encoder*"])]
+    """Pattern of parameter names, as in `freeze`."""
+    factor: PositiveFloat = 0.1
+    """Times the rate of the schedule."""
+
+
 class TrainConfig(Section):
     """How the network is trained."""
 
@@ -198,3 +207,9 @@ class TrainConfig(Section):
         BeforeValidator(as_tuple, json_schema_input_type=FreezeConfig | tuple[FreezeConfig, ...]),
     ] = ()
     """Layers that keep their weights, for a while or throughout."""
+    rates: Annotated[
+        tuple[RateConfig, ...],
+        BeforeValidator(as_tuple, json_schema_input_type=RateConfig | tuple[RateConfig, ...]),
+    ] = ()
+    """Layers that learn at another rate, such as an encoder that is only to be fine-tuned; where several patterns name
+    a layer, the last counts."""

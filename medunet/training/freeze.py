@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from fnmatch import fnmatchcase
 
-import torch
 from torch import nn
 
-from medunet.config.derived import network_channels
 from medunet.config.network_options import EncoderOptions
 from medunet.config.schema import Config
 from medunet.errors import UsageError
-from medunet.labels import LabelMap
 from medunet.networks.contract import Network
-from medunet.networks.registry import build_network
-
-_SHOWN = 6
+from medunet.training.outline import called, outline
 
 
 class Frozen:
@@ -68,10 +62,7 @@ def check_frozen(config: Config) -> None:
         UsageError: as `Frozen`.
     """
     if config.train.freeze:  # `network.frozen_epochs` alone leaves the decoder
-        with torch.device("meta"):
-            outputs = LabelMap.from_mapping(config.labels).outputs
-            network = build_network(config.network, network_channels(config.data.modality, config.preprocess), outputs)
-        _ends(network, config)
+        _ends(outline(config), config)
 
 
 def _ends(network: Network, config: Config) -> dict[str, float]:
@@ -84,12 +75,7 @@ def _ends(network: Network, config: Config) -> dict[str, float]:
         held = set() if encoder is None else {id(parameter) for parameter in encoder.parameters()}
         result = {name: float(options.frozen_epochs) for name, value in network.named_parameters() if id(value) in held}
     for entry in config.train.freeze:
-        found = [name for name in names if fnmatchcase(name, entry.layers)]
-        if not found:
-            raise UsageError(
-                f'train.freeze names the layers "{entry.layers}", but no parameter of {options.name} is called so.',
-                f"They are {', '.join(names[:_SHOWN])}, ... ({len(names)} in all); * stands for any letters.",
-            )
+        found = called(names, entry.layers, "train.freeze", options.name)
         end = math.inf if entry.epochs is None else float(entry.epochs)
         result.update({name: max(end, result.get(name, 0.0)) for name in found})
     if result.keys() >= set(names):

@@ -41,7 +41,7 @@ class Step:
 @dataclass(frozen=True)
 class EpochSummary:
     """After one epoch; a line of metrics.jsonl. `dice` holds the validation's mean per label, if there was one;
-    `resources` what the monitor saw."""
+    `resources` what the monitor saw; `rates` the learning rates that are not `lr`, by pattern of the layers."""
 
     epoch: int
     iteration: int
@@ -56,11 +56,13 @@ class EpochSummary:
     dice: dict[str, float | None] = field(default_factory=dict)
     best: bool = False
     resources: dict[str, float | None] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
 
     def line(self) -> str:
         """One line for people."""
+        rates = "".join(f", {layers} {rate:.2e}" for layers, rate in self.rates.items())
         text = (
-            f"epoch {self.epoch}: loss {self.loss:.4f}, lr {self.lr:.2e}, "
+            f"epoch {self.epoch}: loss {self.loss:.4f}, lr {self.lr:.2e}{rates}, "
             f"{self.seconds:.1f} s ({self.iterations_per_second:.2f} it/s, {self.wait_share:.0%} waiting for data)"
         )
         if self.dice:

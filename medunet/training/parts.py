@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from monai.optimizers import Novograd
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -17,7 +16,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from medunet.config.derived import network_channels
 from medunet.config.finding import in_brackets
 from medunet.config.schema import Config
-from medunet.config.training import AdamConfig, NovoGradConfig, OptimizerConfig, SgdConfig
 from medunet.engines.device import is_out_of_memory, place, resolve_precision
 from medunet.errors import DeviceError, MedunetError, TrainingError
 from medunet.labels import LabelMap
@@ -26,8 +24,10 @@ from medunet.networks.contract import Network
 from medunet.networks.recompute import recompute_stages
 from medunet.networks.registry import build_network
 from medunet.networks.weights import differences, first_of
+from medunet.training.optimizer import build_optimizer, load_optimizer, optimizer_state
 from medunet.training.randomness import python_state, seed_python, set_python_state
 from medunet.training.ranks import ALONE, Ranks
+from medunet.training.rates import Pace, paces, paces_in_words
 from medunet.training.torchrun import lost
 
 logger = logging.getLogger("medunet")
@@ -45,11 +45,12 @@ class Parts:
     Attributes:
         network: on `device`, channels last.
         loss: of the network's training output against a `Truth`.
-        optimizer: over all parameters.
+        optimizer: over all parameters, with a group for each of `paces`.
         scaler: scales the loss in fp16, does nothing otherwise.
         average: moving average of the network's weights; None without.
         device, precision: where and in which arithmetic.
         ranks: the processes that train together.
+        paces: which parameters learn at which rate.
     """
 
     network: Network
@@ -60,18 +61,30 @@ class Parts:
     precision: torch.dtype
     average: AveragedModel | None = None
     ranks: Ranks = ALONE
+    paces: tuple[Pace, ...] = ()
 
     @property
     def judged(self) -> Network:
         """The network that is validated and becomes the model: the moving average if there is one."""
         return self.network if self.average is None else cast("Network", self.average.module)
 
+    def set_rate(self, rate: float) -> None:
+        """Let all learn at `rate`, each group times its factor."""
+        for group, pace in zip(self.optimizer.param_groups, self.paces, strict=True):
+            group["lr"] = rate * pace.factor
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The rates that are not that of the schedule, by pattern of the layers."""
+        groups = zip(self.paces[1:], self.optimizer.param_groups[1:], strict=True)
+        return {pace.layers: float(group["lr"]) for pace, group in groups}
+
     def state(self) -> dict[str, Any]:
         """Everything that changes while training, for a checkpoint; every process has to ask."""
         return {
             "network": self.network.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer_state(self.optimizer, self.network.parameters()),
             "scaler": self.scaler.state_dict(),
             **self._generators(),
             "others": self.ranks.each(self._generators)[1:],
@@ -97,7 +110,7 @@ class Parts:
             wrong = differences(state["network"], self.network)
             if not wrong:
                 self.network.load_state_dict(state["network"])
-                _load_optimizer(self.optimizer, state["optimizer"])
+                load_optimizer(self.optimizer, self.network.parameters(), state["optimizer"])
                 if self.average is not None and state["average"] is not None:
                     self.average.load_state_dict(state["average"])
                 else:
@@ -177,15 +190,19 @@ def build_parts(config: Config, device: torch.device, *, labels: LabelMap, ranks
     average = _average(network, config.train.ema)
     if config.train.activation_checkpointing:
         recompute_stages(network)
+    groups = paces(network, config)
+    if len(groups) > 1:
+        logger.info("Layers that learn at another rate: %s.", paces_in_words(groups))
     return Parts(
         network=network,
         loss=build_loss(config.loss, labels, network.training_outputs).to(device),
-        optimizer=_optimizer(config.train.optimizer, network),
+        optimizer=build_optimizer(config.train.optimizer, groups),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == torch.float16),
         device=device,
         precision=precision,
         average=average,
         ranks=ranks,
+        paces=groups,
     )
 
 
@@ -207,36 +224,6 @@ def _average(network: Network, decay: float | None) -> AveragedModel | None:
     if decay is None:
         return None
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-
-
-def _optimizer(config: OptimizerConfig, network: nn.Module) -> torch.optim.Optimizer:
-    parameters = network.parameters()
-    if isinstance(config, SgdConfig):
-        return torch.optim.SGD(
-            parameters,
-            lr=config.lr,
-            momentum=config.momentum,
-            nesterov=config.nesterov and config.momentum > 0,
-            weight_decay=config.weight_decay,  # not fused: torch's fails where some weights learn later than others
-        )
-    if isinstance(config, NovoGradConfig):
-        novograd: torch.optim.Optimizer = Novograd(
-            parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
-        )
-        return novograd
-    kind = torch.optim.Adam if isinstance(config, AdamConfig) else torch.optim.AdamW
-    return kind(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True)
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Momentum and learning rate of a checkpoint; the other options stay those of the config."""
-    options = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    if any(set(old) - {"params"} != set(new) for old, new in zip(state["param_groups"], options, strict=True)):
-        logger.warning("The checkpoint has the state of another optimizer, so this one starts without momentum.")
-        return
-    optimizer.load_state_dict(state)
-    for group, own in zip(optimizer.param_groups, options, strict=True):
-        group.update({**own, "lr": group["lr"]})
 
 
 def explain(error: RuntimeError, config: Config, device: torch.device, processes: int = 1) -> MedunetError | None:

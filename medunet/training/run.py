@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from medunet.config.advice import advice
 from medunet.config.derived import seconds_of
 from medunet.config.schema import Config
 from medunet.engines.machine import available_bytes, usable_cores
@@ -40,6 +41,7 @@ from medunet.training.patches import PatchDataset
 from medunet.training.progress import Progress
 from medunet.training.randomness import seed_python
 from medunet.training.ranks import ALONE, Ranks, check_batch
+from medunet.training.rates import check_rates
 from medunet.training.record.recording import recording, watch
 from medunet.training.record.runlog import NoLog, RunLog
 from medunet.training.record.tracking import check_tracking
@@ -127,6 +129,7 @@ def _begin(config: Config, keeper: Keeper, observer: Observer, examined: Examine
             check_encoder(config)
             check_start(config)
             check_frozen(config)
+            check_rates(config)
         check_tracking(config)
         return examined or examine(config, observer)
     except BaseException:
@@ -143,7 +146,7 @@ def _train(
     statistics: Sequence[CaseStatistics],
 ) -> TrainingResult:
     device, ranks = place.device, place.ranks
-    for note in manifest.notes:
+    for note in (*manifest.notes, *advice(config)):
         logger.warning("%s", note)
     labels = LabelMap.from_mapping(config.labels)
     training, held_out = split(manifest.cases, config.data.fold, config.data.folds)

@@ -237,6 +237,7 @@ class Session:
             dice_mean=result.mean if result else None,
             dice=result.dice if result else {},
             best=best,
+            rates=self.parts.rates,
         )
         summary = self.log.write(summary)
         logger.info(summary.line())

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from medunet.config.derived import network_channels
 from medunet.config.schema import Config
 from medunet.errors import ModelError
-from medunet.labels import LabelMap
-from medunet.model import load_model
 from medunet.networks.contract import Network
-from medunet.networks.registry import build_network
 from medunet.networks.weights import difference, first_of
-from medunet.training.transfer import read_tensors
+from medunet.training.outline import outline
+from medunet.training.transfer import weights_of
 
 logger = logging.getLogger("medunet")
 
@@ -30,10 +25,7 @@ def check_start(config: Config) -> None:
         ModelError: it holds no weights, or none that fit.
     """
     if config.train.start_from is not None:
-        with torch.device("meta"):
-            outputs = LabelMap.from_mapping(config.labels).outputs
-            network = build_network(config.network, network_channels(config.data.modality, config.preprocess), outputs)
-        _matching(network, Path(config.train.start_from))
+        _matching(outline(config), Path(config.train.start_from))
 
 
 def start(network: Network, config: Config) -> None:
@@ -59,7 +51,7 @@ def start(network: Network, config: Config) -> None:
 
 def _matching(network: Network, path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """Weights by name that fit, and a sentence's part about each of the network's that has none."""
-    given = _weights(path)
+    given = weights_of(path, "train.start_from")
     own = network.state_dict()
     taken = {name: given[name] for name in own if name in given and given[name].shape == own[name].shape}
     left = [difference(name, given.get(name), value) for name, value in own.items() if name not in taken]
@@ -70,10 +62,3 @@ def _matching(network: Network, path: Path) -> tuple[dict[str, Tensor], list[str
             "Check network.name and its options, or leave train.start_from out.",
         )
     return taken, left
-
-
-def _weights(path: Path) -> Mapping[str, Tensor]:
-    """Of a model folder, a run folder, a zipped model, or a file of tensors."""
-    if path.is_dir() or path.suffix.lower() == ".zip":
-        return load_model(path).weights
-    return read_tensors(path, "train.start_from")

@@ -64,8 +64,7 @@ class Stepper:
         lr = learning_rate(
             train.schedule, train.optimizer.lr, self.clock.progress(iteration - 1), self.progress.lowered
         )
-        for group in parts.optimizer.param_groups:
-            group["lr"] = lr
+        parts.set_rate(lr)
         parts.network.train()
         if self.frozen.hold((iteration - 1) // train.iterations_per_epoch):
             self._forward.renew()

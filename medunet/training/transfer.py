@@ -1,6 +1,6 @@
-"""Transfer learning: encoder weights from a local file.
+"""Transfer learning: encoder weights from a local file, or from a model that was trained before.
 
-The file is read when a training starts and never again: neither to resume it nor to use the model.
+It is read when a training starts and never again: neither to resume it nor to use the model.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from medunet.config.derived import network_channels
+from medunet.config.finding import in_brackets
 from medunet.config.network_options import EncoderOptions
 from medunet.config.schema import Config
 from medunet.errors import ModelError, UsageError
+from medunet.model import load_model
 from medunet.networks.contract import Network
 from medunet.networks.encoder_weights import encoder_state
-from medunet.networks.registry import build_network
+from medunet.training.outline import outline
 
 logger = logging.getLogger("medunet")
 
@@ -43,9 +44,7 @@ def check_encoder(config: Config) -> None:
     """
     options = config.network
     if isinstance(options, EncoderOptions) and options.encoder_weights is not None:
-        with torch.device("meta"):
-            network = build_network(options, network_channels(config.data.modality, config.preprocess), 1)
-        _fitted(_encoder(network, options), options)
+        _fitted(_encoder(outline(config), options), options)
 
 
 def load_encoder(network: Network, config: Config) -> None:
@@ -63,6 +62,7 @@ def load_encoder(network: Network, config: Config) -> None:
         encoder = _encoder(network, options)
         encoder.load_state_dict(_fitted(encoder, options))
         logger.info("The encoder starts with the weights of %s.", options.encoder_weights)
+        _compare_intensity(Path(options.encoder_weights), config)
 
 
 def _encoder(network: Network, options: EncoderOptions) -> nn.Module:
@@ -74,8 +74,29 @@ def _encoder(network: Network, options: EncoderOptions) -> nn.Module:
 
 def _fitted(encoder: nn.Module, options: EncoderOptions) -> dict[str, Tensor]:
     path = Path(options.encoder_weights or "")
-    tensors = read_tensors(path, "network.encoder_weights")
+    tensors = weights_of(path, "network.encoder_weights")
     return encoder_state(encoder, tensors, str(getattr(options, "backbone", options.name)), str(path))
+
+
+def _compare_intensity(path: Path, config: Config) -> None:
+    """Warn where the encoder learned from images that were normalised otherwise."""
+    if not _is_model(path):
+        return
+    before, now = load_model(path).spec.preprocess.intensity, config.preprocess.intensity
+    if before != now:
+        logger.warning(
+            "The encoder was trained with preprocess.intensity %s; here it is %s. The same one gives it what it knows.",
+            *(in_brackets([entry.model_dump(mode="json") for entry in rules]) for rules in (before, now)),
+        )
+
+
+def _is_model(path: Path) -> bool:
+    return path.is_dir() or path.suffix.lower() == ".zip"
+
+
+def weights_of(path: Path, key: str) -> Mapping[str, Tensor]:
+    """Of a model folder, a run folder, a zipped model, or a file of tensors (`read_tensors`)."""
+    return load_model(path).weights if _is_model(path) else read_tensors(path, key)
 
 
 def read_tensors(path: Path, key: str) -> dict[str, Tensor]:

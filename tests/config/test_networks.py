@@ -230,3 +230,13 @@ def test_a_patch_or_option_that_the_network_cannot_take_is_refused_with_the_near
     (problem,) = caught.value.problems
     assert problem.what == what
     assert words in str(problem)
+
+
+@pytest.mark.parametrize("start", ["encoder_weights", "start_from"])
+def test_an_encoder_may_be_held_that_has_weights_from_somewhere(start: str) -> None:
+    network = {"name": "efficient_unet", "frozen_epochs": 2, "encoder_weights": "w.pt"}
+    train = {"patch_size": [64, 64, 64]}
+    if start == "start_from":
+        train["start_from"] = network.pop("encoder_weights")
+    config = parse_config(HEAD + f"network: {json.dumps(network)}\ntrain: {json.dumps(train)}\n")
+    assert config.network.frozen_epochs == 2

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from medunet.errors import Interrupted
+from medunet.errors import Interrupted, UsageError
 from medunet.model import load_model
 from medunet.training import keeper
 from medunet.training.observe import EpochSummary, Observer, Step
@@ -188,6 +188,42 @@ def test_every_optimizer_trains_and_resumes_to_the_same_bits(run: Run, name: str
     stopped = run(changes, "stopped", resume=True)
     assert same(checkpoint(whole.run)["network"], checkpoint(stopped.run)["network"])
     assert (whole.model / "weights.safetensors").read_bytes() == (stopped.model / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_run_with_several_rates_resumes_to_the_same_bits_and_records_them(run: Run, name: str) -> None:
+    changes = {
+        "train.optimizer": {"name": name, "lr": 0.01},
+        "train.rates": [{"layers": "encoder*", "factor": 0.1}],
+        "train.freeze": [{"layers": "encoder*", "epochs": 1}],
+        "train.epochs": 2,
+        "validate.every": 2,
+    }
+    whole = run(changes, "whole")
+    with pytest.raises(Interrupted):
+        run(changes, "stopped", observer=Signal(step=3))
+    stopped = run(changes, "stopped", resume=True)
+    first, again = checkpoint(whole.run), checkpoint(stopped.run)
+    assert same(first["network"], again["network"])
+    assert len(first["optimizer"]["param_groups"]) == 1
+    log = (stopped.run / "train.log").read_text()
+    assert "Layers that learn at another rate: encoder* at 0.1 times the rate (" in log
+    for line in metrics(stopped.run):
+        assert line["rates"] == {"encoder*": pytest.approx(0.1 * line["lr"])}
+        assert f"lr {line['lr']:.2e}, encoder* {line['rates']['encoder*']:.2e}" in log
+    assert "rates" not in (stopped.run / "metrics.csv").read_text()
+
+
+def test_a_run_goes_on_with_other_rates_where_that_is_forced(run: Run) -> None:
+    changes = {"train.optimizer": {"name": "adamw", "lr": 0.01}, "train.epochs": 2, "validate.every": 2}
+    with pytest.raises(Interrupted):
+        run(changes, observer=Signal(step=3))
+    slower = {**changes, "train.rates": {"layers": "encoder*", "factor": 0.1}}
+    with pytest.raises(UsageError, match=r"train\.rates"):
+        run(slower, resume=True)
+    result = run(slower, resume=True, force=True)
+    assert metrics(result.run)[-1]["rates"]
+    assert "without momentum" not in (result.run / "train.log").read_text()
 
 
 # Checkpoints by time

@@ -221,3 +221,63 @@ def test_a_model_does_not_know_where_its_encoder_came_from(
     assert yaml.safe_load((folder / "model.yaml").read_text())["network"]["encoder_weights"] is None
     r18.unlink()
     assert load_model(folder).build()(torch.zeros(1, 1, 32, 64)).shape == (1, 3, 32, 64)
+
+
+# from a model that was trained before
+
+
+def trained(folder: Path, make_config: Callable[..., Any], intensity: dict[str, Any]) -> tuple[Path, Any]:
+    """A model for two other labels and three channels."""
+    changes = {
+        "network": NETWORK,
+        "train.patch_size": [32, 32],
+        "data.modality": ["R", "G", "B"],
+        "preprocess.intensity": intensity,
+    }
+    config = make_config(folder, changes)
+    network = build_network(config.network, 3, 3)
+    return save_model(folder / "model", config, network.state_dict(), {}), network
+
+
+@pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
+def test_the_encoder_of_a_model_is_taken_and_its_decoder_is_not(
+    tmp_path: Path, make_config: Callable[..., Any], zipped: bool
+) -> None:
+    model, source = trained(tmp_path, make_config, {"name": "zscore"})
+    if zipped:
+        with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
+            for path in model.iterdir():
+                archive.write(path, path.name)
+        model = tmp_path / "model.zip"
+    config = make_config(tmp_path, {"network": {**NETWORK, "encoder_weights": str(model)}})
+    check_encoder(config)
+    network = build_network(config.network, 1, 3)
+    load_encoder(network, config)
+    found, given = network.encoder.state_dict(), source.encoder.state_dict()
+    torch.testing.assert_close(found.pop("conv1.weight"), given.pop("conv1.weight").sum(1, keepdim=True))
+    assert all(torch.equal(value, given[name]) for name, value in found.items())
+    first, other = (next(each.decoder.parameters()) for each in (network, source))
+    assert not torch.equal(first, other)
+
+
+def test_a_model_with_another_encoder_is_refused(tmp_path: Path, make_config: Callable[..., Any]) -> None:
+    model, _ = trained(tmp_path, make_config, {"name": "zscore"})
+    for other in ({"backbone": "r34"}, {"backbone": "b0"}):
+        config = make_config(tmp_path, {"network": {**NETWORK, **other, "encoder_weights": str(model)}})
+        with pytest.raises(ModelError, match=f"{model} holds no weights of a {other['backbone']}"):
+            check_encoder(config)
+
+
+@pytest.mark.parametrize(("now", "warned"), [("imagenet", False), ("zscore", True)])
+def test_an_encoder_that_saw_other_values_is_told(
+    tmp_path: Path, make_config: Callable[..., Any], caplog: pytest.LogCaptureFixture, now: str, warned: bool
+) -> None:
+    model, _ = trained(tmp_path, make_config, {"name": "imagenet"})
+    changes = {
+        "network": {**NETWORK, "encoder_weights": str(model)},
+        "data.modality": ["R", "G", "B"],
+        "preprocess.intensity": {"name": now},
+    }
+    config = make_config(tmp_path, changes)
+    load_encoder(build_network(config.network, 3, 3), config)
+    assert ('The encoder was trained with preprocess.intensity [{"name": "imagenet"' in caplog.text) == warned

@@ -167,7 +167,7 @@ class NoLog(RunLog):
 
 def _columns(labels: Sequence[str]) -> list[str]:
     """Of metrics.csv: the same ones in every line, and after a resume."""
-    plain = [field.name for field in fields(EpochSummary) if field.name not in ("dice", "resources")]
+    plain = [field.name for field in fields(EpochSummary) if field.name not in ("dice", "resources", "rates")]
     return [*plain, *(f"dice/{name}" for name in labels), *(f"resources/{name}" for name in EPOCH_NAMES)]
 
 
