@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from medunet.atomic import make_folder
-from medunet.config.schema import Config
+from medunet.config.schema import Config, IntensityImageNet
 from medunet.errors import DatasetError
 from medunet.io.case import Case
 from medunet.io.check import CaseStatistics, check_cases
@@ -68,6 +68,21 @@ def _check_rank(statistics: Sequence[CaseStatistics], config: Config) -> None:
             f"preprocess.neighbours is {config.preprocess.neighbours}, but pictures have no slices beside them.",
             "Set it to 0.",
         )
+
+
+def odd_scales(statistics: Sequence[CaseStatistics], config: Config) -> Iterator[str]:
+    """A sentence about each channel whose values are not those that `scale` of its intensity rule is for."""
+    rules, names = config.preprocess.intensity, config.data.modality
+    for channel, (name, rule) in enumerate(zip(names, rules * (len(names) if len(rules) == 1 else 1), strict=True)):
+        if not isinstance(rule, IntensityImageNet):
+            continue
+        brightest = max(entry.maximum[channel] for entry in statistics)
+        if brightest > rule.scale or (brightest <= 1 < rule.scale):
+            yield (
+                f"The brightest value of {name} is {brightest:g}, but white is {rule.scale:g} by "
+                "preprocess.intensity.scale: 255 is for pictures of 8 bits per channel, 65535 for 16, 1 for values "
+                "up to 1."
+            )
 
 
 def preprocessed(

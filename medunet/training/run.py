@@ -34,7 +34,7 @@ from medunet.training.costs import costs_in_words
 from medunet.training.folder import CONFIG_FILE, claim, record, record_config, remove_empty, tell_changes
 from medunet.training.freeze import check_frozen
 from medunet.training.keeper import Keeper
-from medunet.training.material import Examined, examine, median_spacing, preprocessed, seen_by
+from medunet.training.material import Examined, examine, median_spacing, odd_scales, preprocessed, seen_by
 from medunet.training.observe import Observer, log_to
 from medunet.training.parts import Parts, build_parts, explain, out_of_memory
 from medunet.training.patches import PatchDataset
@@ -146,7 +146,7 @@ def _train(
     statistics: Sequence[CaseStatistics],
 ) -> TrainingResult:
     device, ranks = place.device, place.ranks
-    for note in (*manifest.notes, *advice(config)):
+    for note in (*manifest.notes, *advice(config), *odd_scales(statistics, config)):
         logger.warning("%s", note)
     labels = LabelMap.from_mapping(config.labels)
     training, held_out = split(manifest.cases, config.data.fold, config.data.folds)
