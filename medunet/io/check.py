@@ -23,6 +23,7 @@ from medunet.geometry import format_shape
 from medunet.io.case import Case
 from medunet.io.fingerprint import fingerprint
 from medunet.io.labelled import Remarks, read_case_image, read_case_label, sum_up
+from medunet.io.mapped import blocks
 from medunet.io.structures import Extent, dimmest, extents
 from medunet.io.volume import Volume
 from medunet.labels import IGNORE, LabelMap, format_values
@@ -263,10 +264,12 @@ def count_values(mask: NDArray[np.generic]) -> Counter[int]:
 
 def sampled_percentiles(channel: NDArray[np.generic]) -> tuple[float, ...]:
     """`PERCENTILES` of an array over at most a million evenly spaced voxels."""
-    flat = channel.ravel(order="K")
-    step = -(-flat.size // _SAMPLES) | 1  # odd: never in step with the rows of the image
-    sample = flat[::step].astype(np.float64)
-    return tuple(float(value) for value in np.percentile(sample, PERCENTILES))
+    step = -(-channel.size // _SAMPLES) | 1  # odd: never in step with the rows of the image
+    samples, before = [], 0
+    for part in blocks(channel):
+        samples.append(part.ravel(order="K")[-before % step :: step].astype(np.float64))
+        before += part.size
+    return tuple(float(value) for value in np.percentile(np.concatenate(samples), PERCENTILES))
 
 
 def _statistics(case: Case, volume: Volume) -> CaseStatistics:

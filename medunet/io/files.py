@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from medunet.errors import DataError, GeometryError, ReadError
 from medunet.geometry import RAS_FROM_LPS, Geometry, format_shape
 from medunet.io.damage import broken
+from medunet.io.mapped import blocks
 from medunet.io.pictures import PICTURES, read_picture
 from medunet.io.volume import Source, Volume
 
@@ -42,12 +43,13 @@ def stem(path: Path) -> str:
     return path.name[: len(path.name) - len(ending)] if ending else path.stem
 
 
-def read_image(paths: Path | Sequence[Path], *, check_values: bool = True) -> Volume:
+def read_image(paths: Path | Sequence[Path], *, check_values: bool = True, scratch: Path | None = None) -> Volume:
     """Read one image; several paths are its channels, all on one grid.
 
     Args:
         paths: one file, or one per channel.
         check_values: refuse NaN and infinite voxels.
+        scratch: folder that takes large pictures, see `io.large`; None: that of the system for temporary files.
 
     Returns:
         Volume of (C, *spatial) in the file's own axis order and dtype (float32 after scl_slope).
@@ -58,7 +60,7 @@ def read_image(paths: Path | Sequence[Path], *, check_values: bool = True) -> Vo
         GeometryError: an impossible spacing or affine.
     """
     parts = [paths] if isinstance(paths, Path) else list(paths)
-    volumes = [_read_one(path) for path in parts]
+    volumes = [_read_one(path, scratch=scratch) for path in parts]
     if check_values:
         for path, volume in zip(parts, volumes, strict=True):
             check_finite(volume.array, path)
@@ -133,16 +135,15 @@ def check_finite(array: NDArray[np.generic], path: Path) -> None:
     """
     if array.dtype.kind != "f":
         return
-    finite = np.isfinite(array)
-    if not finite.all():
-        bad = int(array.size - np.count_nonzero(finite))
+    bad = sum(int(np.count_nonzero(~np.isfinite(part))) for part in blocks(array))
+    if bad:
         raise DataError(
             f"{path} holds {bad} of {array.size} voxels that are NaN or infinite; every voxel needs a value.",
             "Replace them (numpy.nan_to_num) if you know what they stand for.",
         )
 
 
-def _read_one(path: Path, *, mask: bool = False) -> Volume:
+def _read_one(path: Path, *, mask: bool = False, scratch: Path | None = None) -> Volume:
     ending = image_ending(path)
     if not path.is_file():
         raise ReadError(f"There is no file {path}.", "Check the path.")
@@ -151,7 +152,7 @@ def _read_one(path: Path, *, mask: bool = False) -> Volume:
     if path.stat().st_size == 0:
         raise ReadError(f"{path} cannot be read as an image: it is empty (0 bytes).", "Copy or export it again.")
     if ending in PICTURES:
-        volume = read_picture(path, mask=mask)
+        volume = read_picture(path, mask=mask, scratch=scratch)
     else:
         volume = _read_nifti(path) if ending in NIFTI else _read_itk(path)
     if volume.array.dtype.kind not in "biuf":

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ class Pages:
     notes: tuple[str, ...] = ()
 
 
-def read_picture(path: Path, *, mask: bool = False) -> Volume:
+def read_picture(path: Path, *, mask: bool = False, scratch: Path | None = None) -> Volume:
     """A picture as (C, width, height): array axis 0 runs right, axis 1 down the picture as it is shown.
 
     The pages of a TIFF are slices of a volume (C, width, height, pages). An alpha channel that is opaque everywhere
@@ -51,17 +52,22 @@ def read_picture(path: Path, *, mask: bool = False) -> Volume:
     Args:
         path: of the file.
         mask: keep the indices of a palette of colours (as in PASCAL VOC) instead of the colours.
+        scratch: folder that takes a large TIFF, see `io.large`; None: that of the system for temporary files.
 
     Raises:
         ReadError: it is truncated, or no picture.
+        OutputError: a large TIFF finds no room on the disk.
         DataError: more than `MOST_PIXELS`, an animation, or pages that are no slices of one volume.
     """
     from PIL import Image, UnidentifiedImageError
 
+    from medunet.io.large import read_large
+
     try:
         with open(path, "rb") as file:
             head = file.read(32)
-        pages = _read(path, head, mask=mask)
+        large = read_large(path, partial(shown, mask=mask), scratch) if head.startswith(_TIFF) else None
+        pages = _read(path, head, mask=mask) if large is None else Pages((large,))
     except UnidentifiedImageError as error:
         raise broken(path, "a picture", ValueError("its bytes are those of no picture")) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -69,8 +75,12 @@ def read_picture(path: Path, *, mask: bool = False) -> Volume:
     array = pages.arrays[0] if len(pages.arrays) == 1 else np.stack(pages.arrays, axis=-1)  # (y, x), C, page
     if pages.arrays[0].ndim == 2:
         array = array[:, :, None]
+    stack, native = array.ndim > 3, array.dtype.newbyteorder("=")
+    if large is None and not stack:  # a small picture lies in memory as a large one does on the disk, row by row
+        array = np.ascontiguousarray(array, native)
     array = array.transpose(2, 1, 0, *range(3, array.ndim))
-    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    if stack:
+        array = np.ascontiguousarray(array, native)
     return Volume(array, Geometry.plain(array.shape[1:]), Source(path, "picture", files=(path,), notes=pages.notes))
 
 

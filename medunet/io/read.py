@@ -10,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medunet.io.files import check_finite, image_ending, read_image, stack_channels
+from medunet.io.mapped import blocks
 from medunet.io.selection import ANY, Selection
 from medunet.io.volume import Volume
 
@@ -34,6 +36,7 @@ def read_volume(
     channels: int | None = None,
     check_values: bool = True,
     referred: Sequence[str] = (),
+    scratch: Path | None = None,
 ) -> Volume:
     """Read an image file, a DICOM series, or several of them as the channels of one volume.
 
@@ -44,6 +47,7 @@ def read_volume(
             are, and a picture of three equal channels becomes one; nothing that loses information is done.
         check_values: refuse NaN and infinite voxels.
         referred: Series Instance UIDs that a label refers to, see `io.dicom.read_dicom`.
+        scratch: folder that takes large pictures, see `io.large`; None: that of the system for temporary files.
 
     Returns:
         Volume of (C, *spatial) in physical values (HU for CT).
@@ -53,13 +57,15 @@ def read_volume(
         DicomError: the folder does not hold exactly one regular volume.
     """
     parts = [paths] if isinstance(paths, Path) else list(paths)
-    volume = stack_channels([_read_part(path, selection, check_values, referred) for path in parts])
+    volume = stack_channels([_read_part(path, selection, check_values, referred, scratch) for path in parts])
     return volume if channels is None else _fit_channels(volume, channels)
 
 
-def _read_part(path: Path, selection: Selection, check_values: bool, referred: Sequence[str]) -> Volume:
+def _read_part(
+    path: Path, selection: Selection, check_values: bool, referred: Sequence[str], scratch: Path | None
+) -> Volume:
     if not reads_as_dicom(path):
-        return read_image(path, check_values=check_values)
+        return read_image(path, check_values=check_values, scratch=scratch)
     from medunet.io.dicom import read_dicom
 
     volume = read_dicom(path, selection, referred)
@@ -73,7 +79,14 @@ def _fit_channels(volume: Volume, channels: int) -> Volume:
     if volume.source.kind != "picture" or volume.channels == channels:
         return volume
     if volume.channels == 1 and channels == 3:
-        return replace(volume, array=np.repeat(volume.array, 3, axis=0))
-    if volume.channels == 3 and channels == 1 and (volume.array == volume.array[:1]).all():
+        return replace(volume, array=np.broadcast_to(volume.array, (3, *volume.geometry.shape)))
+    if volume.channels == 3 and channels == 1 and _are_equal(volume.array):
         return replace(volume, array=volume.array[:1])
     return volume
+
+
+def _are_equal(channels: NDArray[np.generic]) -> bool:
+    """Whether all channels (C, *spatial) are the same."""
+    first, *others = channels
+    pairs = (zip(blocks(first), blocks(other), strict=True) for other in others)
+    return all((one == two).all() for pair in pairs for one, two in pair)

@@ -24,14 +24,18 @@ from torch import Tensor
 from medunet.config.schema import Intensity, PreprocessConfig
 from medunet.errors import DataError
 from medunet.geometry import Geometry, Reorientation, bounding_box
+from medunet.io.mapped import blocks, let_go, outermost
 from medunet.io.volume import Volume
 from medunet.transforms.intensity import Change, fitted
 from medunet.transforms.resample import Kind, along_lines, lines_over, resample_labels
 
-PREPROCESS_VERSION = 2
+PREPROCESS_VERSION = 3
 """Goes into the cache key; raise it when the chain gives other numbers."""
 
 _SAME_SPACING = 1.04e-3  # 0.1 %, moved off the round number so that header rounding does not decide a tie
+_SUMMED = 1 << 20
+"""Pixels of a picture that are summed up at a time."""
+
 READ = 1 << 22
 """Voxels of the volume, per channel, that are resampled at a time: 16 MB in float32."""
 
@@ -160,6 +164,7 @@ class PreparedImage:
             length = min(step, high - first)
             self._compute(result.narrow(axis + 1, first - low, length), axis, first, first + length)
         self._last = (axis, low, result)
+        let_go(self._native)
         return result
 
     def _native_size(self, axis: int) -> int:
@@ -179,10 +184,10 @@ class PreparedImage:
 
 
 def _parts(channel: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
-    """All values, in planes as they lie in memory: across the axis whose neighbours are farthest apart."""
-    axis = int(np.argmax(np.abs(channel.strides)))
-    for plane in np.moveaxis(channel, axis, 0):
-        yield np.require(plane, np.float32, ["C"])
+    """All values as they lie in memory: in planes across the axis whose neighbours are farthest apart, or some rows."""
+    most = _SUMMED * channel.itemsize if channel.ndim == 2 else 1
+    for part in blocks(channel, most):
+        yield np.require(part, np.float32, ["C"])
 
 
 def _changed(values: NDArray[Any], change: Change) -> Tensor:
@@ -255,13 +260,31 @@ def box_of(start: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
 def _crop_box(array: NDArray[Any], config: PreprocessConfig) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """First voxel and size of what is kept: all of it without a crop, or where nothing is above the threshold."""
     shape = array.shape[1:]
-    box = None if config.crop is None else bounding_box(np.any(array > config.crop.above, axis=0))
+    box = None if config.crop is None else _box_above(array, config.crop.above)
     if config.crop is None or box is None:
         return (0,) * len(shape), tuple(shape)
     margin = config.crop.margin
     start = tuple(max(0, side.start - margin) for side in box)
     stop = tuple(min(n, side.stop + margin) for side, n in zip(box, shape, strict=True))
     return start, tuple(high - low for low, high in zip(start, stop, strict=True))
+
+
+def _box_above(array: NDArray[Any], least: float) -> tuple[slice, ...] | None:
+    """The box of the voxels that exceed a value in one of the channels (C, *spatial); None if there are none."""
+    axis = outermost(array[0])
+    rows = np.moveaxis(array, axis + 1, 1)
+    found: list[tuple[slice, ...]] = []
+    step = max(1, READ // rows[0, :1].size)
+    for first in range(0, rows.shape[1], step):
+        box = bounding_box(np.any(rows[:, first : first + step] > least, axis=0))
+        let_go(array)
+        if box is not None:
+            found.append((slice(box[0].start + first, box[0].stop + first), *box[1:]))
+    if not found:
+        return None
+    whole = [slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*found, strict=True)]
+    whole.insert(axis, whole.pop(0))
+    return tuple(whole)
 
 
 def _rules(config: PreprocessConfig, channels: int) -> tuple[Intensity, ...]:
