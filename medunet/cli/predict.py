@@ -27,7 +27,7 @@ def predict(
             "--output",
             "-o",
             metavar="OUTPUT",
-            help="File for one case, or folder for CASE_seg.nii.gz and predict.json.",
+            help="File for one case, or folder for CASE_seg.nii.gz (pictures: CASE_mask.png) and predict.json.",
             show_default=False,
         ),
     ],
@@ -36,9 +36,10 @@ def predict(
         typer.Option(
             "--format",
             "-f",
-            help="nifti, nrrd, dicom-seg (also -labelmap, -fractional, -grid), rtstruct, dicom-sr, dicom-preview.",
+            help="auto, png, nifti, nrrd, dicom-seg (also -labelmap, -fractional, -grid), rtstruct, dicom-sr, "
+            "dicom-preview.",
         ),
-    ] = "nifti",
+    ] = "auto",
     device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     engine: Annotated[str, typer.Option("--engine", help="auto, torch, openvino, openvino-int8 or onnx.")] = "auto",
     tta: Annotated[
@@ -62,6 +63,7 @@ def predict(
     save_uncertainty: Annotated[
         bool, typer.Option("--save-uncertainty", help="Write CASE_entropy.nii.gz, and where networks disagree.")
     ] = False,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Write CASE_overlay.png, the mask on the image.")] = False,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave finished cases alone.")] = False,
     report: Annotated[Path | None, typer.Option("--report", help="Where the JSON report goes.")] = None,
     show_identifiers: Annotated[
@@ -89,6 +91,7 @@ def predict(
         selection=selection_of(series, volume, irregular, colour),
         probabilities=save_probabilities,
         uncertainty=save_uncertainty,
+        overlay=overlay,
         skip_existing=skip_existing,
         report=report,
         show_identifiers=show_identifiers,

@@ -1,4 +1,4 @@
-"""Which prediction belongs to which reference: by case id, the file name without ending and `_seg` or `_rtstruct`.
+"""Which prediction belongs to which reference: by case id, the file name without ending, `_seg`, `_mask`, `_rtstruct`.
 
 Looks at names, and of files without the ending of an image at the first bytes; reads no image.
 """
@@ -13,7 +13,8 @@ from pathlib import Path
 from medunet.errors import DatasetError, Problem, ReadError, UsageError
 from medunet.io.files import ENDINGS, image_ending, stem
 
-_SUFFIX, _CONTOURS = "_seg", "_rtstruct"
+_SUFFIX, _PICTURE, _CONTOURS = "_seg", "_mask", "_rtstruct"
+_OVERLAY = "_overlay"
 _SHOWN = 5
 
 logger = logging.getLogger("medunet")
@@ -39,7 +40,7 @@ class Matching:
 def case_id(path: Path) -> str:
     """`liver_01_seg.nii.gz` and `liver_01.nrrd` are both `liver_01`."""
     name = _as_mask(path)
-    return name.removesuffix(_SUFFIX) or name
+    return name.removesuffix(_SUFFIX).removesuffix(_PICTURE) or name
 
 
 def _as_mask(path: Path) -> str:
@@ -110,7 +111,7 @@ def _by_case(folder: Path) -> dict[str, Path]:
 
 def _is_mask(path: Path) -> bool:
     if image_ending(path):
-        return True
+        return not stem(path).endswith(_OVERLAY)
     from medunet.io.dicom.objects import is_label
 
     return not path.name.startswith(".") and is_label(path)

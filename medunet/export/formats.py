@@ -47,6 +47,7 @@ class Format:
         write: its writer.
         dicom: it refers to the DICOM images that were segmented, so there must be some.
         probabilities: it holds those of the model, so they must be computed.
+        flat: it holds pictures only, no volumes.
     """
 
     suffix: str
@@ -54,6 +55,7 @@ class Format:
     write: Write
     dicom: bool = False
     probabilities: bool = False
+    flat: bool = False
 
 
 SEG_KINDS = {
@@ -93,10 +95,18 @@ def _preview(segmentation: Segmentation, path: Path, making: Making) -> Path:
     return write_preview(segmentation, path, making.algorithm)
 
 
+def _png(segmentation: Segmentation, path: Path, _: Making) -> Path:
+    from medunet.export.png import write_mask_png
+
+    write_mask_png(path, segmentation)
+    return path
+
+
 _DCM = (".dcm",)
 
 FORMATS = {
     "nifti": Format("_seg.nii.gz", NIFTI, lambda segmentation, path, _: write_nifti(segmentation, path)),
+    "png": Format("_mask.png", (".png",), _png, flat=True),
     "nrrd": Format("_seg.nrrd", ITK, lambda segmentation, path, _: write_itk(segmentation, path)),
     "dicom-seg": Format("_seg.dcm", _DCM, _seg("BINARY"), dicom=True),
     "dicom-seg-labelmap": Format("_labelmap.dcm", _DCM, _seg("LABELMAP"), dicom=True),

@@ -1,4 +1,4 @@
-"""PNG previews of a segmentation, and 2D masks as PNG.
+"""PNG previews of a segmentation.
 
 Previews follow radiological convention: the patient's right is on the left of the picture, anterior or
 superior is up; pixels are square millimetres, whatever the voxels are. Two-dimensional pictures are shown
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from medunet.atomic import atomic_file
-from medunet.errors import GeometryError, OutputError, UsageError
-from medunet.geometry import format_shape
+from medunet.errors import GeometryError, UsageError
+from medunet.io.mapped import blocks, let_go
 from medunet.io.volume import Segmentation, Volume
 from medunet.labels import Label
 
@@ -32,6 +32,7 @@ _CT_AIR = -500.0
 _SMALLEST_TILE, _LARGEST_TILE, _LARGEST_PICTURE = 300, 512, 1024
 _AXIAL_SLICES, _COLUMNS = 5, 3
 _FILL = 0.35
+_THINNED = 4  # times the largest picture, from which on only some rows and columns are looked at
 CAPTION, _LINE, _GAP, _FONT_SIZE = 20, 22, 6, 13
 _MOST_LABELS = 40
 PAPER, INK, _REFERENCE = (16, 16, 16), (215, 215, 215), (255, 255, 255)
@@ -89,30 +90,9 @@ def draw_overlay(
                 f"An overlay needs image and mask on one grid, but the mask has {difference}.",
                 "Resample the mask to the image first.",
             )
-    scene = Scene.of(volume, segmentation, reference, window)
+    scene = Scene.of(volume, segmentation, reference, window).thinned()
     tiles = [tile(scene, axis, index) for axis, index in _views(scene)]
     return with_legend(montage(tiles), legend(segmentation, reference))
-
-
-def write_mask_png(path: str | Path, segmentation: Segmentation) -> None:
-    """Write a 2D mask as a grey PNG of 8 or 16 bits whose pixels are the values in files of its labels.
-
-    Raises:
-        OutputError: a mask of rank 3, values that are negative or above 65535, a file that cannot be written.
-    """
-    if segmentation.geometry.rank != 2:
-        raise OutputError(
-            f"A PNG mask is a 2D picture, and this mask is {format_shape(segmentation.array.shape)}.",
-            "Write NIfTI, NRRD or DICOM SEG instead.",
-        )
-    values = segmentation.labels.to_values(segmentation.array)
-    if values.dtype not in (np.uint8, np.uint16):
-        raise OutputError(
-            f"PNG holds whole numbers from 0 to 65535, and the labels are {segmentation.labels.describe()}.",
-            "Give the labels such values, or write NIfTI.",
-        )
-    with atomic_file(path) as part:
-        Image.fromarray(np.ascontiguousarray(values.T)).save(part, format="PNG")
 
 
 @dataclass(frozen=True)
@@ -154,6 +134,19 @@ class Scene:
             image = np.moveaxis(volume.array[:3], 0, -1)
         labels = segmentation.labels.foreground
         return cls(image, mask, truth, geometry.spacing, geometry.origin, labels, chosen)
+
+    def thinned(self) -> Scene:
+        """Of a picture that is far larger than what is drawn, every second or third row and column, and so on."""
+        step = max(self.mask.shape) // (_THINNED * _LARGEST_PICTURE) + 1
+        if self.mask.ndim > 2 or step == 1:
+            return self
+        every = (slice(None, None, step),) * 2
+        image, mask = np.ascontiguousarray(self.image[every]), np.ascontiguousarray(self.mask[every])
+        for array in (self.image, self.mask):
+            let_go(array)
+        return replace(
+            self, image=image, mask=mask, reference=None if self.reference is None else self.reference[every]
+        )
 
 
 def _known(segmentation: Segmentation) -> NDArray[np.generic]:
@@ -326,7 +319,8 @@ def montage(tiles: Sequence[Tile], columns: int = _COLUMNS) -> Image.Image:
 def legend(segmentation: Segmentation, reference: Segmentation | None) -> list[tuple[str, tuple[int, int, int] | None]]:
     """Text and colour of each entry: the structures that occur, with millilitres for volumes."""
     members = segmentation.labels.membership
-    present = set(np.flatnonzero(members[:, np.unique(_known(segmentation))].any(axis=1)).tolist())
+    indices = sorted({int(index) for part in blocks(_known(segmentation)) for index in np.unique(part)})
+    present = set(np.flatnonzero(members[:, indices].any(axis=1)).tolist())
     volumes = segmentation.volumes_ml() if segmentation.geometry.rank == 3 else {}
     entries: list[tuple[str, tuple[int, int, int] | None]] = [
         (f"{label.name}, {_format_ml(volumes[label.name])}" if volumes else label.name, label.colour)

@@ -22,14 +22,15 @@ from medunet.inference.inputs import Input, find_inputs
 from medunet.inference.memory import PeakMeter
 from medunet.inference.pipeline import run, stoppable
 from medunet.inference.predictor import Predictor, rules_of
-from medunet.inference.report import CaseReport, Report
+from medunet.inference.report import REPORT_FILE, CaseReport, Report
 from medunet.io.files import image_ending, stem
 from medunet.io.selection import ANY, Selection
 from medunet.model import Model, library_versions
 
 logger = logging.getLogger("medunet")
 
-REPORT_FILE = "predict.json"
+AUTO = "auto"
+_VOLUME, _PICTURE = "nifti", "png"
 _UNSEEN = "The model does not say what training saw, so that unusual cases are not flagged."
 
 
@@ -38,10 +39,11 @@ class Options:
     """How a batch is run.
 
     Attributes:
-        formats: keys of `export.formats.FORMATS`.
+        formats: keys of `export.formats.FORMATS`, or `AUTO`: PNG for pictures, NIfTI for volumes.
         selection: which volume of DICOM studies, and how they are read.
         probabilities: write `CASE_prob.nii.gz` too, one volume per label on the fourth axis.
         uncertainty: write `CASE_entropy.nii.gz` too, and of several networks `CASE_disagreement.nii.gz`.
+        overlay: write `CASE_overlay.png` too, the image with the mask on it.
         skip_existing: leave cases alone whose outputs are all there and are those that the report lists.
         show_identifiers: UIDs and Patient IDs may stand in the report.
         report: where the report goes; None: `predict.json` in an output folder, none beside a single file.
@@ -49,10 +51,11 @@ class Options:
             of one.
     """
 
-    formats: tuple[str, ...] = ("nifti",)
+    formats: tuple[str, ...] = (AUTO,)
     selection: Selection = ANY
     probabilities: bool = False
     uncertainty: bool = False
+    overlay: bool = False
     skip_existing: bool = False
     report: Path | None = None
     show_identifiers: bool = False
@@ -135,7 +138,8 @@ def plan_cases(source: Path, output: Path, options: Options, models: Sequence[Mo
         UsageError, OutputError: as `predict`.
     """
     _check_output(source, output, options)
-    inputs = find_inputs(source, channels=len(models[0].spec.modality), selection=options.selection)
+    channels = len(models[0].spec.modality)
+    inputs = find_inputs(source, channels=channels, selection=options.selection, without=output)
     networks = sum(model.size for model in models)
     return list(zip(inputs, _targets(inputs, output, options, networks), strict=True))
 
@@ -160,16 +164,16 @@ def _is_file(output: Path) -> bool:
 
 
 def _file_format(output: Path, options: Options) -> str:
-    """Of a single file: what its ending says, unless another format than the default is asked for."""
-    return format_of(output, None if options.formats == Options().formats else options.formats[0])
+    """Of a single file: what its ending says, unless a format is asked for."""
+    return format_of(output, None if options.formats[0] == AUTO else options.formats[0])
 
 
 def _check_output(source: Path, output: Path, options: Options) -> None:
     """Refuse before anything is computed what could only end in a lost or misnamed file."""
-    unknown = [name for name in options.formats if name not in FORMATS]
+    unknown = [name for name in options.formats if name not in (AUTO, *FORMATS)]
     if unknown or not options.formats:
         what = f'"{unknown[0]}" is no output format.' if unknown else "No output format was given."
-        raise UsageError(what, f"The formats are {', '.join(FORMATS)}.")
+        raise UsageError(what, f"The formats are {AUTO}, {', '.join(FORMATS)}.")
     if source.resolve() == output.resolve():
         raise UsageError(
             f"{output} is input and output; images would be overwritten, or masks taken for images next time.",
@@ -182,11 +186,6 @@ def _check_output(source: Path, output: Path, options: Options) -> None:
 def _targets(inputs: Sequence[Input], output: Path, options: Options, networks: int) -> list[Targets]:
     """Output files per case."""
 
-    def others(folder: Path, name: str) -> tuple[Path | None, dict[str, Path]]:
-        probabilities = folder / f"{name}_prob.nii.gz" if options.probabilities else None
-        wanted = DOUBTS[: min(2, networks)] if options.uncertainty else ()
-        return probabilities, {doubt: folder / f"{name}_{doubt}.nii.gz" for doubt in wanted}
-
     if _is_file(output):
         if len(inputs) > 1 or len(options.formats) > 1:
             raise UsageError(
@@ -194,17 +193,36 @@ def _targets(inputs: Sequence[Input], output: Path, options: Options, networks: 
                 "Give a folder with -o.",
             )
         make_folder(output.parent)
+        name = stem(output).removesuffix("_seg").removesuffix("_mask")
         return [
-            Targets({_file_format(output, options): output}, *others(output.parent, stem(output).removesuffix("_seg")))
+            replace(beside_masks(output.parent, name, options, networks), masks={_file_format(output, options): output})
         ]
     make_folder(output)
-    return [
-        Targets(
-            {name: output / f"{entry.id}{FORMATS[name].suffix}" for name in options.formats},
-            *others(output, entry.id),
-        )
-        for entry in inputs
-    ]
+    return [targets_of(entry, output, options, networks) for entry in inputs]
+
+
+def beside_masks(folder: Path, name: str, options: Options, networks: int) -> Targets:
+    """The files of a case that are not its mask."""
+    wanted = DOUBTS[: min(2, networks)] if options.uncertainty else ()
+    return Targets(
+        {},
+        folder / f"{name}_prob.nii.gz" if options.probabilities else None,
+        {doubt: folder / f"{name}_{doubt}.nii.gz" for doubt in wanted},
+        folder / f"{name}_overlay.png" if options.overlay else None,
+    )
+
+
+def targets_of(entry: Input, output: Path, options: Options, networks: int) -> Targets:
+    """The files that a case becomes in an output folder."""
+
+    def masks(auto: str) -> dict[str, Path]:
+        names = dict.fromkeys(auto if name == AUTO else name for name in options.formats)
+        return {name: output / f"{entry.id}{FORMATS[name].suffix}" for name in names}
+
+    others = beside_masks(output, entry.id, options, networks)
+    if not entry.is_picture or AUTO not in options.formats:
+        return replace(others, masks=masks(_VOLUME))
+    return replace(others, masks=masks(_PICTURE), of_volume=masks(_VOLUME))
 
 
 def header(models: Sequence[Model], facts: Mapping[str, Any]) -> dict[str, Any]:

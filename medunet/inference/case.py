@@ -7,20 +7,26 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from medunet.atomic import make_folder
 from medunet.errors import DeviceError, MedunetError, UsageError
 from medunet.export.formats import FORMATS
 from medunet.export.nifti import write_nifti_array
+from medunet.export.picture import write_overlay
+from medunet.geometry import format_shape
 from medunet.inference.inputs import Input
 from medunet.inference.memory import PeakMeter
 from medunet.inference.predictor import Prediction, Predictor
 from medunet.inference.report import CaseReport, output_entry
+from medunet.io.mapped import blocks
 from medunet.io.selection import Selection
 from medunet.io.volume import Volume
 
 logger = logging.getLogger("medunet")
+
+_FLAT = 2
 
 Finished = Callable[[str, str, list[Path]], tuple[CaseReport | None, str]]
 """Case, input and outputs to the entry of a case that is done already; see `Report.finished`."""
@@ -34,11 +40,16 @@ class Targets:
         masks: by name of their format.
         probabilities: None: they are not wanted.
         maps: by name; empty: they are not wanted.
+        overlay: None: it is not wanted.
+        of_volume: mask by the name of its format in the place of `masks`, should the picture turn out to be a volume;
+            None: then that is refused.
     """
 
     masks: Mapping[str, Path]
     probabilities: Path | None
     maps: Mapping[str, Path] = field(default_factory=dict)
+    overlay: Path | None = None
+    of_volume: Mapping[str, Path] | None = None
 
     @property
     def probable(self) -> bool:
@@ -47,7 +58,12 @@ class Targets:
 
     def paths(self) -> list[Path]:
         """All of them."""
-        return [*self.masks.values(), *([self.probabilities] if self.probabilities else []), *self.maps.values()]
+        others = [path for path in (self.probabilities, self.overlay) if path is not None]
+        return [*self.masks.values(), *others, *self.maps.values()]
+
+    def if_volume(self) -> Targets:
+        """What a volume becomes."""
+        return self if self.of_volume is None else replace(self, masks=self.of_volume, of_volume=None)
 
 
 class CaseWork:
@@ -85,6 +101,7 @@ class CaseWork:
         self._meter = meter
         self._finished = finished
         self._volume: Volume | None = None
+        self._shown: Volume | None = None
         self._prediction: Prediction | None = None
         self._seconds = 0.0
         self._note = ""
@@ -96,7 +113,11 @@ class CaseWork:
         with self._stage():
             if self._is_finished():
                 return
-            volume = self._entry.read(self._selection, channels=len(self._predictor.spec.modality))
+            folder = make_folder(self._targets.paths()[0].parent)
+            channels = len(self._predictor.spec.modality)
+            volume = self._entry.read(self._selection, channels=channels, scratch=folder)
+            if volume.geometry.rank > _FLAT:
+                self._targets = self._targets.if_volume()
             self.report.warnings.extend([*self._entry.notes, *volume.source.notes])
             series = volume.source.series
             if series is not None:
@@ -110,6 +131,7 @@ class CaseWork:
         volume, self._volume = self._volume, None
         if volume is None:
             return
+        self._shown = volume if self._targets.overlay is not None else None
         with self._stage():
             self._prediction = self._predictor(
                 volume,
@@ -124,6 +146,7 @@ class CaseWork:
         if prediction is not None:
             with self._stage():
                 self._write(prediction)
+        self._shown = None
         peak = self._meter.end(self)
         if self.report.status != "skipped":
             self.report.seconds = round(self._seconds, 3)
@@ -147,6 +170,9 @@ class CaseWork:
         if self._finished is None:
             return False
         known, self._note = self._finished(self.report.case, self.report.input, self._targets.paths())
+        if known is None and not self._note and self._targets.of_volume is not None:
+            wanted = self._targets.if_volume().paths()
+            known, self._note = self._finished(self.report.case, self.report.input, wanted)
         if known is not None:
             self.report = known
         return known is not None
@@ -163,11 +189,14 @@ class CaseWork:
         for name, path in self._targets.maps.items():
             write_nifti_array(prediction.maps[name], prediction.geometry, prediction.source, path)
             report.outputs.append(output_entry(path))
+        if self._targets.overlay is not None and self._shown is not None:
+            write_overlay(self._targets.overlay, self._shown, prediction)
+            report.outputs.append(output_entry(self._targets.overlay))
         report.forecast_memory_bytes, report.engine = prediction.forecast_bytes, prediction.engine
         report.uncertainty = {name: _short(each) for name, each in prediction.uncertainty.items()}
         report.flags = [asdict(flag) for flag in prediction.flags]
         report.volumes_ml = {name: round(ml, 3) for name, ml in prediction.volumes_ml().items()}
-        if not prediction.array.any():
+        if not any(part.any() for part in blocks(prediction.array)):
             report.warnings.append("No structure was found; the mask is empty.")
         report.status = "done"
 
@@ -194,11 +223,18 @@ class CaseWork:
 
 
 def check_source(formats: Iterable[str], volume: Volume) -> None:
-    """Refuse formats that refer to DICOM images for an image that did not come as DICOM.
+    """Refuse formats that refer to DICOM images for what did not come as DICOM, and formats of pictures for volumes.
 
     Raises:
-        UsageError: one of them does.
+        UsageError: one of them is such.
     """
+    flat = [name for name in formats if FORMATS[name].flat]
+    if flat and volume.geometry.rank > _FLAT:
+        raise UsageError(
+            f"{flat[0]} holds pictures, but {volume.source.path} is a volume of "
+            f"{format_shape(volume.geometry.shape)} voxels.",
+            "Write nifti or nrrd; --overlay draws slices of it as PNG.",
+        )
     wanted = [name for name in formats if FORMATS[name].dicom]
     if wanted and volume.source.series is None:
         raise UsageError(

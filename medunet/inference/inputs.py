@@ -2,19 +2,21 @@
 
 A file is one case. In a folder every image file is a case (`CASE_0000`, `CASE_0001`, ... are the channels of one,
 as in nnU-Net's folders), and every DICOM study below it or in a zip in it is a case, whatever its files are called.
+Where there is no DICOM, pictures in sub-folders are cases, too: `sub/CASE`.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medunet.errors import DataError, DicomError, ReadError, UsageError
-from medunet.io.files import image_ending, stem
+from medunet.inference.report import REPORT_FILE
+from medunet.io.files import PICTURES, image_ending, stem
 from medunet.io.read import read_volume, reads_as_dicom
 from medunet.io.selection import ALL, ANY, Selection
 from medunet.io.volume import Volume
@@ -30,7 +32,7 @@ class Input:
     """One case to segment.
 
     Attributes:
-        id: name for its outputs, unique among the inputs.
+        id: name for its outputs, unique among the inputs; of a picture in a sub-folder with that in front.
         paths: image files, one per channel, or the DICOM folder.
         series: series of the DICOM study; empty for image files.
         notes: what was left out when it was found.
@@ -43,12 +45,18 @@ class Input:
     notes: tuple[str, ...] = ()
     only: tuple[str, int] | None = None
 
-    def read(self, selection: Selection = ANY, *, channels: int = 1) -> Volume:
+    @property
+    def is_picture(self) -> bool:
+        """Whether its files are pictures, by their names."""
+        return not self.series and all(is_picture(path) for path in self.paths)
+
+    def read(self, selection: Selection = ANY, *, channels: int = 1, scratch: Path | None = None) -> Volume:
         """Read the image.
 
         Args:
             selection: which volume of a DICOM study, and how it is read.
             channels: channels the model takes.
+            scratch: folder that takes large pictures; None: that of the system for temporary files.
 
         Raises:
             DataError: it cannot be read, or has another number of files than the model has channels.
@@ -71,16 +79,19 @@ class Input:
                 f"{names}.",
                 f"Name one file per channel {self.id}_0000, {self.id}_0001 and so on, or put all in one file.",
             )
-        return read_volume(self.paths, selection=selection, channels=channels)
+        return read_volume(self.paths, selection=selection, channels=channels, scratch=scratch)
 
 
-def find_inputs(path: Path, *, channels: int = 1, selection: Selection = ANY) -> list[Input]:
+def find_inputs(
+    path: Path, *, channels: int = 1, selection: Selection = ANY, without: Path | None = None
+) -> list[Input]:
     """All cases at `path`, sorted by id.
 
     Args:
         path: image file, DICOM file, or folder.
         channels: channels the model takes.
         selection: of all volumes ("all") each becomes a case of its own: `CASE_v1`, `CASE_v2`, ...
+        without: sub-folder that is not looked into for pictures, where masks are written.
 
     Raises:
         UsageError: there is no such path.
@@ -94,7 +105,9 @@ def find_inputs(path: Path, *, channels: int = 1, selection: Selection = ANY) ->
     files = sorted(entry for entry in path.iterdir() if entry.is_file() and image_ending(entry))
     zips = sorted(entry for entry in path.iterdir() if entry.is_file() and entry.suffix.lower() == ".zip")
     inside = [study for file in zips for study in _from_dicom_file(file)]
-    found = [*_from_files(files, channels), *inside, *_studies(path, alone=not files and not zips)]
+    studies = _studies(path, alone=not files and not zips)
+    below = [] if studies else _pictures_below(path, channels, without)
+    found = [*_from_files(files, channels), *inside, *studies, *below]
     if not found:
         raise DataError(*_nothing(path))
     cases = sorted(_unique(found), key=lambda entry: entry.id)
@@ -127,13 +140,55 @@ def _nothing(path: Path) -> tuple[str, str]:
 
 
 def _from_files(files: Sequence[Path], channels: int) -> list[Input]:
+    """Cases of one folder, named after their files; two pictures that differ in their endings keep these."""
     matches = {file: _CHANNEL.match(stem(file)) for file in files}
+    names = own_names(files)
     if channels == 1 and not all(match and match["channel"] == "0000" for match in matches.values()):
-        return [Input(stem(file), (file,)) for file in files]
+        return [Input(names[file], (file,)) for file in files]
     cases: dict[str, list[Path]] = defaultdict(list)
     for file, match in matches.items():
-        cases[match["case"] if match else stem(file)].append(file)
-    return [Input(case, tuple(paths)) for case, paths in cases.items()]
+        cases[match["case"] if match else names[file]].append(file)
+    return [entry for case, paths in cases.items() for entry in _case(case, paths, channels, names)]
+
+
+def _case(case: str, paths: Sequence[Path], channels: int, names: Mapping[Path, str]) -> list[Input]:
+    """Files of one case, unless they are photographs with numbers, such as IMG_0001 and IMG_0002."""
+    numbers = [stem(path)[-4:] for path in paths if stem(path) != case]
+    wanted = (["0000"], [f"{number:04d}" for number in range(channels)])
+    if any(is_picture(path) for path in paths) and numbers not in wanted:
+        return [Input(names[path], (path,)) for path in paths]
+    return [Input(case, tuple(paths))]
+
+
+def own_names(files: Sequence[Path]) -> dict[Path, str]:
+    """Files of one folder without their endings; pictures of one name and several endings with them: `a.jpg`."""
+    often = Counter(stem(file) for file in files if is_picture(file))
+    return {file: file.name if is_picture(file) and often[stem(file)] > 1 else stem(file) for file in files}
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture, by its name."""
+    return image_ending(path) in PICTURES
+
+
+def _pictures_below(path: Path, channels: int, without: Path | None) -> list[Input]:
+    """Pictures in sub-folders, with the way to them in front of their names."""
+    result: list[Input] = []
+    for folder in folders_below(path, without):
+        files = sorted(entry for entry in folder.iterdir() if is_picture(entry) and entry.is_file())
+        way = folder.relative_to(path).as_posix()
+        result += [replace(entry, id=f"{way}/{entry.id}") for entry in _from_files(files, channels)]
+    return result
+
+
+def folders_below(path: Path, without: Path | None = None) -> Iterator[Path]:
+    """Sub-folders, but for hidden ones, `without`, and those that hold masks, which `predict.json` tells."""
+    left_out = None if without is None else without.resolve()
+    for folder in sorted(entry for entry in path.iterdir() if entry.is_dir()):
+        masks = (folder / REPORT_FILE).is_file() or folder.resolve() == left_out
+        if not folder.name.startswith(".") and not masks and not folder.is_symlink():
+            yield folder
+            yield from folders_below(folder, without)
 
 
 def _from_dicom_file(path: Path) -> list[Input]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from medunet.errors import OutOfMemoryError
 from medunet.inference.memory import as_size
+from medunet.io.mapped import BLOCK
 from medunet.labels import LabelMap
 from medunet.sliding_window.blank import KEPT
 from medunet.sliding_window.network import Way, best_axis
@@ -42,6 +43,7 @@ class Budget:
         device: free on the device that holds the logits, if that is not the computer's own memory.
         maps: float32 arrays on the original grid that come with the labels; on a disk only a row of them is held.
         maps_held: whether they stay in memory.
+        labels_held: whether the labels do.
     """
 
     held: int
@@ -50,6 +52,7 @@ class Budget:
     device: int | None = None
     maps: int = 0
     maps_held: bool = True
+    labels_held: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def plan(image: PreparedImage, ways: Sequence[Way], labels: LabelMap, budget: Bu
         OutOfMemoryError: there is none.
     """
     axis = best_axis(ways, image.shape)
-    fixed = _fixed(image, labels, budget.maps if budget.maps_held else 0)
+    fixed = _fixed(image, labels, budget)
     least: int | None = None
     for pieces in _tilings(image, ways, axis):
         tiles = _tiles(image, axis, pieces)
@@ -132,12 +135,14 @@ def _tiles(image: PreparedImage, axis: int, pieces: Sequence[int]) -> tuple[Tile
     return tuple(Tile.of(image.record, native, axis) for native in itertools.product(*sides))
 
 
-def _fixed(image: PreparedImage, labels: LabelMap, maps: int) -> int:
+def _fixed(image: PreparedImage, labels: LabelMap, budget: Budget) -> int:
     """Bytes that do not depend on tiles."""
     voxels = math.prod(image.record.original.shape)
     growth = math.prod(image.shape) / math.prod(image.record.crop_shape)
     preparing = min(READ, math.prod(image.record.crop_shape)) * _FLOAT * (1 + 2 * max(1.0, growth))
-    return voxels * labels.index_dtype.itemsize + maps * _FLOAT * voxels + int(preparing)
+    maps = budget.maps * _FLOAT if budget.maps_held else 0
+    indices = labels.index_dtype.itemsize if budget.labels_held else 0
+    return voxels * (indices + maps) + int(preparing) + BLOCK
 
 
 @dataclass(frozen=True)

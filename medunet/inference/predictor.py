@@ -35,6 +35,7 @@ from medunet.inference.plan import Budget, Plan, looked_at, plan
 from medunet.inference.quality import Flag, find_flags
 from medunet.inference.scratch import Scratch
 from medunet.inference.sources import as_volume
+from medunet.io.large import LARGE
 from medunet.io.selection import Selection
 from medunet.io.volume import Segmentation, Volume
 from medunet.labels import LabelMap
@@ -194,7 +195,8 @@ class Predictor:
                 SimpleITK or itk image.
             probabilities: keep them in the result (C times the memory of the image).
             uncertainty: keep maps of entropy and, of several networks, of disagreement.
-            scratch: a folder on a disk that takes probabilities and maps if they would fill much of the memory.
+            scratch: a folder on a disk that takes large pictures and masks, and probabilities and maps that would fill
+                much of the memory.
             which: `series`, `volume`, `irregular` and `colour` of a `Selection`: which volume of a DICOM export, and
                 how it is read. A series that is not named has to fit the rules of the model, if it has such.
 
@@ -202,19 +204,18 @@ class Predictor:
             DataError: the image cannot be read, holds NaN, or has another number of channels than the model.
             OutOfMemoryError: it cannot be done in the memory that there is.
         """
-        volume = self._volume(source, which)
+        place = None if scratch is None else Path(scratch)
+        volume = self._volume(source, which, place)
         with self._lock:
-            prediction = self._predict(
-                volume, _Wanted(probabilities, uncertainty, None if scratch is None else Path(scratch))
-            )
+            prediction = self._predict(volume, _Wanted(probabilities, uncertainty, place))
         disagreement = {
             name: each["disagreement"] for name, each in prediction.uncertainty.items() if "disagreement" in each
         }
         return replace(prediction, flags=find_flags(volume, prediction, self.seen, disagreement))
 
-    def _volume(self, source: Any, which: Mapping[str, Any]) -> Volume:
+    def _volume(self, source: Any, which: Mapping[str, Any], scratch: Path | None = None) -> Volume:
         selection = Selection(**which, rules=rules_of(self.models))
-        return self._checked(as_volume(source, selection, channels=len(self.spec.modality)))
+        return self._checked(as_volume(source, selection, channels=len(self.spec.modality), scratch=scratch))
 
     def _checked(self, volume: Volume) -> Volume:
         """The volume, if the networks take its axes and channels."""
@@ -238,21 +239,28 @@ class Predictor:
         with self._lock:
             return self._course(volume).plan
 
-    def _course(self, volume: Volume, maps: int = 0, maps_held: bool = True) -> _Course:
+    def _course(self, volume: Volume, **kept: Any) -> _Course:
+        """`kept`: what the budget says of maps and labels."""
         image = PreparedImage(volume, self.spec.preprocess)
         engines = self.engines.ready(self._windows(image))
         ways = [self._way(member, engine.at_once) for member, engine in zip(self._members, engines, strict=True)]
-        budget = replace(self._budget(image, ways, engines), maps=maps, maps_held=maps_held)
+        budget = replace(self._budget(image, ways, engines), **kept)
         return _Course(image, ways, engines, plan(image, ways, self.labels, budget))
 
     def _predict(self, volume: Volume, wanted: _Wanted) -> Prediction:
         maps_bytes = 4 * wanted.maps(self.labels) * math.prod(volume.geometry.shape)
         on_disk = wanted.scratch is not None and maps_bytes > _SHARE * (self.memory_limit or available_bytes())
-        course = self._course(volume, wanted.maps(self.labels), maps_held=not on_disk)
+        apart = wanted.scratch is not None and math.prod(volume.geometry.shape) >= LARGE  # the mask goes to the disk
+        course = self._course(
+            volume,
+            maps=wanted.maps(self.labels),
+            maps_held=not on_disk,
+            labels_held=not apart or bool(self.spec.postprocess),  # which looks at all of it
+        )
         record, name = course.image.record, volume.source.path.name
         logger.info("%s: %s, with %s.", name, course.plan.describe(), self.engines.name)
-        scratch = Scratch(wanted.scratch if on_disk else None)
-        indices = empty_labels(record, self.labels)
+        scratch, ground = (Scratch(wanted.scratch if away else None) for away in (on_disk, apart))
+        indices = empty_labels(record, self.labels, ground.zeros)
         kept = empty_probabilities(record, self.labels, scratch.zeros) if wanted.probabilities else None
         maps = scratch.zeros((2, *record.original.shape)) if wanted.uncertainty else None
         doubt = Doubt(self.labels, len(self._members), entropy=wanted.uncertainty)
@@ -272,6 +280,7 @@ class Predictor:
                 for sink in sinks:
                     sink.add(logits)
                 scratch.let_go()
+                ground.let_go()
                 del parts, logits  # or the logits of this tile would be held beside those of the next
         _tell_of_air(name, [blank for blank in blanks if blank is not None])
         postprocess(indices, self.spec.postprocess, self.labels, volume.geometry.spacing)

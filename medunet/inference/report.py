@@ -21,6 +21,8 @@ from medunet.hashing import file_hash
 
 logger = logging.getLogger("medunet")
 
+REPORT_FILE = "predict.json"
+
 _CHEAP = 1 << 20
 """Characters up to which the report is rewritten after every case: some 1900 cases, 15 ms each time."""
 
@@ -159,7 +161,7 @@ class Report:
         if self._earlier is None:
             return CaseReport(case, source, "skipped", outputs=found), ""
         entry = self._earlier.get(case)
-        if entry is None or entry.status == "failed":
+        if entry is None or entry.status == "failed" or _is_other(entry.input, source):
             return None, f"{self._path} does not list what lies in its place as done, so it is predicted again."
         listed = {Path(output["path"]).name: output["sha256"] for output in entry.outputs}
         for output in found:
@@ -177,6 +179,12 @@ class Report:
             write_text(self._path, f'{self._head},\n  "cases": {cases}\n}}\n')
         finally:
             self._spent += time.monotonic() - start
+
+
+def _is_other(before: str, now: str) -> bool:
+    """Whether a case was read from another file: `a.png`, where it is `a.jpg` now; folders may have moved."""
+    names = [Path(each).name for each in (before, now)]
+    return names[0] != names[1] and all(Path(name).suffix for name in names)
 
 
 def _text(report: CaseReport) -> str:

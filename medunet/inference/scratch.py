@@ -1,11 +1,7 @@
-"""Large arrays that lie on the disk until they are written: probabilities, maps of uncertainty."""
+"""Large arrays that lie on the disk until they are written: probabilities, maps of uncertainty, large masks."""
 
 from __future__ import annotations
 
-import mmap
-import os
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medunet.errors import OutputError
+from medunet.io.mapped import let_go, mapped_zeros
 
 
 class Scratch:
@@ -24,39 +21,28 @@ class Scratch:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._maps: list[Any] = []
+        self._arrays: list[NDArray[Any]] = []
 
-    def zeros(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """A float32 array.
+    def zeros(self, shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
+        """An array.
 
         Raises:
             OutputError: the disk has no room for it.
         """
         if self._folder is None:
-            return np.zeros(shape, np.float32)
-        size = 4 * int(np.prod(shape))
+            return np.zeros(shape, dtype)
         try:
-            with tempfile.TemporaryFile(dir=self._folder) as file:
-                _reserve(file.fileno(), size)
-                array = np.memmap(file, np.float32, "r+", shape=shape)
+            array = mapped_zeros(self._folder, shape, dtype)
         except OSError as error:
+            size = np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
             raise OutputError(
-                f"{self._folder} has no room for {size / 1e9:.1f} GB of probabilities or maps: {error.strerror}.",
+                f"{self._folder} has no room for {size / 1e9:.1f} GB of masks or probabilities: {error.strerror}.",
                 "Free some space, or do without --save-probabilities and --save-uncertainty.",
             ) from error
-        self._maps.append(array)
+        self._arrays.append(array)
         return array
 
     def let_go(self) -> None:
         """Let the system take back the memory of what has been filled; it is on the disk."""
-        for array in self._maps:
-            with suppress(AttributeError, OSError, ValueError):  # not every system can
-                array._mmap.madvise(mmap.MADV_DONTNEED)
-
-
-def _reserve(file: int, size: int) -> None:
-    """Take the room on the disk now: a disk that fills up later would end the process by a signal."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, size)
-    else:
-        os.truncate(file, size)
+        for array in self._arrays:
+            let_go(array)

@@ -17,22 +17,26 @@ from medunet.io.volume import Source, Volume
 _MEMORY = Path("image")
 
 
-def as_volume(source: Any, selection: Selection = ANY, *, channels: int | None = None) -> Volume:
+def as_volume(
+    source: Any, selection: Selection = ANY, *, channels: int | None = None, scratch: Path | None = None
+) -> Volume:
     """Turn what a caller has into a `Volume`.
 
     Args:
         source: as `Predictor` takes it.
         selection: which volume of a DICOM export, and how it is read.
         channels: channels that are expected, for pictures that may be stored grey or in colour.
+        scratch: folder that takes large pictures; None: that of the system for temporary files.
 
     Raises:
         UsageError: a type that is not understood.
         DataError: an image that cannot be read or holds NaN.
     """
     if isinstance(source, str | Path):
-        return read_volume(Path(source), selection=selection, channels=channels)
+        return read_volume(Path(source), selection=selection, channels=channels, scratch=scratch)
     if isinstance(source, list | tuple) and all(isinstance(item, str | Path) for item in source):
-        return read_volume(tuple(Path(item) for item in source), selection=selection, channels=channels)
+        paths = tuple(Path(item) for item in source)
+        return read_volume(paths, selection=selection, channels=channels, scratch=scratch)
     module = type(source).__module__.partition(".")[0]
     if isinstance(source, Volume):
         volume = source

@@ -94,7 +94,7 @@ def read_large(path: Path, plain: Plain, scratch: Path | None = None) -> NDArray
 def _is_plain(picture: TiffImagePlugin.TiffImageFile) -> bool:
     """Whether it has one page, its colours lie beside each other, and it need not be turned."""
     tags = picture.tag_v2
-    return tags.next == 0 and tags.get(_PLANAR, 1) == 1 and tags.get(_ORIENTATION, 1) == 1
+    return bool(tags.next == 0 and tags.get(_PLANAR, 1) == 1 and tags.get(_ORIENTATION, 1) == 1)
 
 
 def _parts(picture: TiffImagePlugin.TiffImageFile) -> Iterator[_Part]:

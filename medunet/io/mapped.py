@@ -36,7 +36,8 @@ def mapped_zeros(folder: Path, shape: Sequence[int], dtype: Any) -> NDArray[Any]
     with tempfile.TemporaryFile(dir=folder) as file:
         _reserve(file.fileno(), size)
         place = _Map(file.fileno(), size)
-    return np.ndarray(tuple(shape), kind, place)
+    result: NDArray[Any] = np.ndarray(tuple(shape), kind, place)
+    return result
 
 
 def _reserve(file: int, size: int) -> None:
@@ -71,8 +72,8 @@ def _place(array: Any) -> _Map | None:
 def blocks(array: NDArray[Any], most: int = BLOCK) -> Iterator[NDArray[Any]]:
     """Parts of an array, one after the other as they lie in memory: views of `most` bytes, or of one row.
 
-    The axis whose neighbours lie farthest apart comes first in them. Of a mapped array a part is let go of when the next
-    one is asked for.
+    The axis whose neighbours lie farthest apart comes first in them. A part of a mapped array is let go of when the
+    next is asked for.
     """
     rows = np.moveaxis(array, outermost(array), 0)
     step = max(1, most // max(1, rows[:1].nbytes))

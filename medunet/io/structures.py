@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medunet.io.mapped import BLOCK, let_go
+
 PIECE = 0.01
 """Share of a structure's voxels that a component needs to count: below are the specks that many masks have."""
 
@@ -71,23 +73,29 @@ def _boxes(mask: NDArray[np.generic], values: Sequence[int]) -> dict[int, Box]:
             numbers[mask == value] = number
         found = _boxes(numbers, range(1, len(values) + 1))
         return {values[number - 1]: box for number, box in found.items()}
-    rows = np.flatnonzero([plane.any() for plane in mask])
-    if not rows.size:
-        return {}
-    first, stop = int(rows[0]), int(rows[-1]) + 1
-    found = dict(enumerate(ndimage.find_objects(mask[first:stop], max(values)), start=1))
-    wanted = ((value, found[value]) for value in values)
-    return {
-        value: (slice(box[0].start + first, box[0].stop + first), *box[1:]) for value, box in wanted if box is not None
-    }
+    result: dict[int, Box] = {}
+    step, wanted = max(1, BLOCK // max(1, mask[:1].nbytes)), set(values)
+    for first in range(0, len(mask), step):
+        part = mask[first : first + step]
+        for value, box in enumerate(ndimage.find_objects(part, max(values)) if part.any() else (), start=1):
+            if box is not None and value in wanted:
+                here = (slice(box[0].start + first, box[0].stop + first), *box[1:])
+                result[value] = _around(result[value], here) if value in result else here
+        let_go(mask)
+    return result
+
+
+def _around(*boxes: Box) -> Box:
+    """The smallest box around others."""
+    return tuple(
+        slice(min(side.start for side in sides), max(side.stop for side in sides)) for sides in zip(*boxes, strict=True)
+    )
 
 
 def _extent(mask: NDArray[np.generic], members: Sequence[int], boxes: Sequence[Box]) -> Extent | None:
     if not boxes:
         return None
-    box = tuple(
-        slice(min(side.start for side in sides), max(side.stop for side in sides)) for sides in zip(*boxes, strict=True)
-    )
+    box = _around(*boxes)
     at_border = any(n > 1 and (side.start == 0 or side.stop == n) for side, n in zip(box, mask.shape, strict=True))
     voxels, coarse = _coarse(mask[box], members)
     return Extent(voxels, _pieces(coarse), at_border)
@@ -105,6 +113,7 @@ def _coarse(array: NDArray[np.generic], members: Sequence[int]) -> tuple[int, ND
         if factor > 1:
             for axis, n in enumerate(part.shape):
                 part = np.logical_or.reduceat(part, np.arange(0, n, factor), axis=axis)
+            let_go(array)
         result[row] = part[0]
     return voxels, result
 

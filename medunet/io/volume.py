@@ -15,10 +15,15 @@ from numpy.typing import NDArray
 
 from medunet.errors import DataError
 from medunet.geometry import Geometry, format_shape
+from medunet.io.mapped import blocks
 from medunet.labels import LabelMap
 
 if TYPE_CHECKING:
     from medunet.io.dicom import Series
+
+
+_COUNTED = 1 << 20
+"""Bytes of a mask that are counted at a time, which takes 8 bytes per voxel."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,8 @@ class Segmentation:
     def volumes_ml(self) -> dict[str, float]:
         """Millilitres per foreground label, those of labels inside of it included; ignored voxels count for none."""
         counts = np.zeros(len(self.labels), dtype=np.int64)
-        for plane in self.array:  # bincount takes 8 bytes per voxel
-            counts += np.bincount(plane.ravel(), minlength=len(self.labels))[: len(self.labels)]
+        for part in blocks(self.array, _COUNTED):
+            counts += np.bincount(part.ravel(order="K"), minlength=len(self.labels))[: len(self.labels)]
         members = self.labels.membership @ counts
         unit = self.geometry.voxel_volume_ml
         return {label.name: float(members[label.index]) * unit for label in self.labels.foreground}

@@ -163,8 +163,8 @@ class PreparedImage:
         for first in range(begin, high, step):
             length = min(step, high - first)
             self._compute(result.narrow(axis + 1, first - low, length), axis, first, first + length)
+            let_go(self._native)
         self._last = (axis, low, result)
-        let_go(self._native)
         return result
 
     def _native_size(self, axis: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -181,21 +182,19 @@ class ProbabilityRows(MapRows):
         return native.sigmoid() if self.labels.nested else native.softmax(0)
 
 
-def float_zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Zeros in memory."""
-    return np.zeros(shape, np.float32)
+Zeros = Callable[[tuple[int, ...], Any], NDArray[Any]]
+"""From shape and type to an array of zeros."""
 
 
-def empty_labels(record: Record, labels: LabelMap) -> NDArray[np.generic]:
-    """Background (*spatial) on the original grid."""
-    return np.zeros(record.original.shape, labels.index_dtype)
+def empty_labels(record: Record, labels: LabelMap, zeros: Zeros = np.zeros) -> NDArray[np.generic]:
+    """Background (*spatial) on the original grid; of a picture its rows lie in memory one after the other."""
+    shape = record.original.shape
+    return zeros(shape, labels.index_dtype) if len(shape) > 2 else zeros(shape[::-1], labels.index_dtype).T
 
 
-def empty_probabilities(
-    record: Record, labels: LabelMap, zeros: Callable[[tuple[int, ...]], NDArray[np.float32]] = float_zeros
-) -> NDArray[np.float32]:
+def empty_probabilities(record: Record, labels: LabelMap, zeros: Zeros = np.zeros) -> NDArray[np.float32]:
     """Probabilities (C, *spatial) of what lies outside of the crop: 1 for the background, 0 for all else."""
-    result = zeros((labels.outputs, *record.original.shape))
+    result = zeros((labels.outputs, *record.original.shape), np.float32)
     if not labels.nested:
         result[0] = 1
     return result

@@ -103,7 +103,7 @@ def test_one_bad_file_ends_with_1_and_one_sentence(cli: Any, tiny_model: Path, f
         ({"--set": "overlap"}, "must be written as key=value"),
         ({"--ray": "nowhere"}, '"nowhere" is no address of a Ray cluster'),
         ({"--memory-limit": "lots"}, '"lots" is no size of memory'),
-        ({"-o": "mask.png"}, "A mask cannot be written to"),
+        ({"-o": "mask.tif"}, "A mask cannot be written to"),
         ({"-o": "mask.nii.gz"}, "is one file, but there are 2 cases"),
     ],
     ids=lambda value: " ".join(value.values()) if isinstance(value, dict) else "",

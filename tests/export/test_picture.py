@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from medunet.errors import GeometryError, OutputError, UsageError
-from medunet.export.picture import draw_overlay, write_mask_png, write_overlay
+from medunet.export.picture import draw_overlay, write_overlay
+from medunet.export.png import write_mask_png
 from medunet.geometry import Geometry
 from medunet.io.files import read_mask
 from medunet.io.volume import Segmentation, Volume

@@ -187,7 +187,7 @@ def test_a_case_without_its_probabilities_is_not_skipped(predictor: Predictor, f
         (Options(formats=("tiff",)), "out", '"tiff" is no output format'),
         (Options(formats=()), "out", "No output format"),
         (Options(), "out/mask.nii.gz", "is one file, but there are 3 cases"),
-        (Options(), "out/mask.png", "cannot be written to"),
+        (Options(), "out/mask.tif", "cannot be written to"),
         (Options(), "out/mask.mhd", "cannot be written to"),
         (Options(formats=("nrrd",)), "out/mask.nii.gz", "has not the ending of the format nrrd"),
         (Options(), "in", "is input and output"),
