@@ -157,6 +157,42 @@ def tiny_model(tiny_run: Path) -> Path:
     return tiny_run / "model"
 
 
+@pytest.fixture(scope="session")
+def make_picture_model() -> Callable[..., Path]:
+    """`make_picture_model(folder, patch=32)` saves a model of random weights that takes RGB; person is 255 in files."""
+
+    def make(folder: Path, patch: int = 32, **changes: Any) -> Path:
+        import torch
+
+        from medunet.config.schema import Config
+        from medunet.labels import LabelMap
+        from medunet.model import save_model
+        from medunet.networks.registry import build_network
+
+        content: dict[str, Any] = {
+            "name": "pictures",
+            "data": {"root": str(folder), "modality": ["R", "G", "B"]},
+            "labels": {"background": 0, "person": 255},
+            "preprocess": {"intensity": [{"name": "zscore"}]},
+            "network": {"name": "unet", "dims": 2, "channels": [4, 8]},
+            "train": {"patch_size": [patch, patch]},
+            "inference": {"overlap": 0.25},
+            **changes,
+        }
+        config = Config.model_validate_json(json.dumps(content))
+        torch.manual_seed(0)
+        outputs = LabelMap.from_mapping(content["labels"]).outputs
+        return save_model(folder / "model", config, build_network(config.network, 3, outputs).state_dict(), {})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def picture_model(tmp_path_factory: pytest.TempPathFactory, make_picture_model: Callable[..., Path]) -> Path:
+    """A model of random weights for RGB pictures. Read it only."""
+    return make_picture_model(tmp_path_factory.mktemp("pictures"))
+
+
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """`full_disk("name")`: from then on nothing can be flushed to a file with `name` in its path."""

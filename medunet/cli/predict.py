@@ -69,6 +69,12 @@ def predict(
     show_identifiers: Annotated[
         bool, typer.Option("--show-identifiers", help="Write UIDs and Patient IDs into the report.")
     ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay, and segment what comes into the folder, until stopped.")
+    ] = False,
+    settle: Annotated[
+        float, typer.Option("--settle", metavar="SECONDS", help="With --watch: no change for so long is complete.")
+    ] = 5.0,
     ray: Annotated[
         str | None, typer.Option("--ray", metavar="ADDRESS", help="Use a Ray cluster: HOST:PORT, or auto.")
     ] = None,
@@ -100,7 +106,10 @@ def predict(
     if overrides:
         models = [loaded.changed(overrides) for loaded in models]
     settings: dict[str, Any] = {"device": device, "tta": tta, "engine": engine, "memory_limit": memory_limit}
-    with counted("cases") as advance:
+    if watch:
+        _watch(Predictor(models, **settings), source, output, options, settle, ray)
+        return
+    with counted("cases", rate=True) as advance:
 
         def progress(done: int, total: int, _: object) -> None:
             advance(done, total)
@@ -119,3 +128,18 @@ def predict(
         print(f"medunet: {len(failed)} of {len(reports)} cases failed.", file=sys.stderr)
     if failed:
         raise typer.Exit(1 if len(failed) == len(reports) else 3)
+
+
+def _watch(predictor: Any, source: Path, output: Path, options: Any, settle: float, ray: str | None) -> None:
+    """Print each mask as it is written."""
+    from medunet.errors import UsageError
+    from medunet.inference.watch import Pace, watch
+
+    if ray is not None:
+        raise UsageError("--watch works on one machine, not with --ray.", "Leave one of them out.")
+
+    def told(report: Any) -> None:
+        for written in report.outputs:
+            print(written["path"], flush=True)
+
+    watch(predictor, source, output, options, pace=Pace(settle), told=told)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -58,13 +59,26 @@ def _drawn(*columns: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def counted(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that counts; yields `advance(done, total)`."""
+def counted(what: str, *, rate: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar that counts, and with `rate` says how many a second; yields `advance(done, total)`."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    with _drawn(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with _drawn(*columns, TextColumn("{task.fields[pace]}")) as bar:
+        task, start = bar.add_task(what, total=None, pace=""), time.monotonic()
+
+        def advance(done: int, total: int) -> None:
+            pace = pace_of(done, time.monotonic() - start, what) if rate else ""
+            bar.update(task, completed=done, total=total, pace=pace)
+
+        yield advance
+
+
+def pace_of(done: int, seconds: float, what: str) -> str:
+    """`3.1 cases/s`, or `12 s each` where it is less than one."""
+    if not done:
+        return ""
+    return f"{done / seconds:.3g} {what}/s" if done >= seconds else f"{seconds / done:.3g} s each"
 
 
 @contextmanager

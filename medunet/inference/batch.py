@@ -95,7 +95,7 @@ def predict(
     inputs = {entry.id: entry for entry, _ in plan}
     meter = PeakMeter()
     reports: dict[str, CaseReport] = {}
-    about = header(predictor.models, _facts(predictor))
+    about = header(predictor.models, facts_of(predictor))
     for note in about["notes"]:
         logger.info("%s", note)
     with stoppable(), open_report(plan, output, options, about) as report:
@@ -137,7 +137,7 @@ def plan_cases(source: Path, output: Path, options: Options, models: Sequence[Mo
     Raises:
         UsageError, OutputError: as `predict`.
     """
-    _check_output(source, output, options)
+    check_output(source, output, options)
     channels = len(models[0].spec.modality)
     inputs = find_inputs(source, channels=channels, selection=options.selection, without=output)
     networks = sum(model.size for model in models)
@@ -168,8 +168,12 @@ def _file_format(output: Path, options: Options) -> str:
     return format_of(output, None if options.formats[0] == AUTO else options.formats[0])
 
 
-def _check_output(source: Path, output: Path, options: Options) -> None:
-    """Refuse before anything is computed what could only end in a lost or misnamed file."""
+def check_output(source: Path, output: Path, options: Options) -> None:
+    """Refuse before anything is computed what could only end in a lost or misnamed file.
+
+    Raises:
+        UsageError: it could.
+    """
     unknown = [name for name in options.formats if name not in (AUTO, *FORMATS)]
     if unknown or not options.formats:
         what = f'"{unknown[0]}" is no output format.' if unknown else "No output format was given."
@@ -246,7 +250,8 @@ def header(models: Sequence[Model], facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _facts(predictor: Predictor) -> dict[str, Any]:
+def facts_of(predictor: Predictor) -> dict[str, Any]:
+    """What is computed with."""
     return {
         "device": str(predictor.device),
         "precision": str(predictor.precision).removeprefix("torch."),

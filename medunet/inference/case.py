@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from medunet.atomic import make_folder
-from medunet.errors import DeviceError, MedunetError, UsageError
+from medunet.errors import DeviceError, MedunetError, OutputError, UsageError
 from medunet.export.formats import FORMATS
 from medunet.export.nifti import write_nifti_array
 from medunet.export.picture import write_overlay
@@ -78,7 +78,9 @@ class CaseWork:
         finished: finds cases that need no work; None: all do.
 
     Attributes:
+        entry: what is read.
         report: complete when `write` has returned.
+        passing: whether what went wrong may be gone later: the disk was full, a device out of memory.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class CaseWork:
             entry.id, str(entry.paths[0]), study=entry.series[0].study_id if entry.series else None
         )
         self._predictor = predictor
-        self._entry = entry
+        self.entry = entry
         self._targets = targets
         self._selection = selection
         self._meter = meter
@@ -106,6 +108,7 @@ class CaseWork:
         self._seconds = 0.0
         self._note = ""
         self._error: Exception | None = None
+        self.passing = False
 
     def read(self) -> None:
         """Read the image, unless the case is done already."""
@@ -115,10 +118,10 @@ class CaseWork:
                 return
             folder = make_folder(self._targets.paths()[0].parent)
             channels = len(self._predictor.spec.modality)
-            volume = self._entry.read(self._selection, channels=channels, scratch=folder)
+            volume = self.entry.read(self._selection, channels=channels, scratch=folder)
             if volume.geometry.rank > _FLAT:
                 self._targets = self._targets.if_volume()
-            self.report.warnings.extend([*self._entry.notes, *volume.source.notes])
+            self.report.warnings.extend([*self.entry.notes, *volume.source.notes])
             series = volume.source.series
             if series is not None:
                 self.report.study, self.report.series = series.study_id, series.id
@@ -162,7 +165,7 @@ class CaseWork:
 
     def _trace(self, error: Exception) -> str:
         """Where an error came from; of DICOM without what it says, for libraries quote headers, and names with them."""
-        if not self._entry.series:
+        if not self.entry.series:
             return "".join(traceback.format_exception(error))
         return "".join([*traceback.format_tb(error.__traceback__), type(error).__name__])
 
@@ -213,11 +216,12 @@ class CaseWork:
     def _fail(self, error: Exception) -> None:
         if isinstance(error, MemoryError):
             error = DeviceError("The computer ran out of memory.", "Close other programs, or predict on a larger one.")
+        self.passing = isinstance(error, DeviceError | OutputError)
         if isinstance(error, MedunetError):
             self.report.error, self.report.hint = error.message, error.hint
         else:
             self._error = error
-            said = "" if self._entry.series else f": {error}"
+            said = "" if self.entry.series else f": {error}"
             self.report.error = f"Something unexpected went wrong: {type(error).__name__}{said}"
             self.report.hint = "Please report this, with what -v prints."
 

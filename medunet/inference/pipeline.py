@@ -95,6 +95,28 @@ class _Behind(Generic[W]):
 
 
 @contextmanager
+def until_stopped() -> Iterator[Callable[[], bool]]:
+    """Note SIGTERM and Ctrl-C: yields whether one came. A second one ends the run at once. In the main thread only.
+
+    A flag and no `threading.Event`, which must not be set by a handler that may interrupt its own waiting.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)} if main else {}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def stoppable() -> Iterator[None]:
     """Take SIGTERM for Ctrl-C, once; in the main thread only, and only where nobody else handles it."""
     main = threading.current_thread() is threading.main_thread()

@@ -95,18 +95,28 @@ class Report:
         header: all but the cases; `models` and `labels` decide whether an earlier report is of the same task.
         cases: ids, in the order in which they are listed.
         resume: keep the entries that an earlier run left.
+        most: how many are kept of cases that come without end, in the place of `cases`; None: `cases` are all.
 
     Raises:
         OutputError: it cannot be written, here or at the end. In between that is only logged, because the masks
             that are still to come may fit on the disk.
     """
 
-    def __init__(self, path: Path | None, header: Mapping[str, Any], cases: Sequence[str], *, resume: bool) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        header: Mapping[str, Any],
+        cases: Sequence[str] = (),
+        *,
+        resume: bool,
+        most: int | None = None,
+    ) -> None:
         self._path = path
-        self._cases = list(cases)
+        self._most = most
         self._head = json.dumps(header, indent=2, allow_nan=False).removesuffix("\n}")
         self._earlier = _read(path, header) if resume and path is not None else None
-        wanted = set(cases)
+        self._cases = list(cases) if most is None else list(self._earlier or {})[-most:]
+        wanted = set(self._cases)
         self._texts = {case: _text(entry) for case, entry in (self._earlier or {}).items() if case in wanted}
         self._start = time.monotonic()
         self._spent = 0.0
@@ -128,6 +138,8 @@ class Report:
 
     def add(self, report: CaseReport) -> None:
         """Take up what became of a case, in the place of what stood there of it."""
+        if self._most is not None:
+            self._make_room(report.case, self._most)
         self._texts[report.case] = _text(report)
         size = sum(map(len, self._texts.values()))
         if size > _CHEAP and self._spent > _SHARE * (time.monotonic() - self._start):
@@ -138,6 +150,14 @@ class Report:
             if not self._told:
                 logger.warning("%s The report is tried again after the next case.", error)
             self._told = True
+
+    def _make_room(self, case: str, most: int) -> None:
+        """Put a case last, and drop the first ones if there are too many."""
+        if case in self._texts:
+            self._cases.remove(case)
+        self._cases.append(case)
+        while len(self._cases) > most:
+            del self._texts[self._cases.pop(0)]
 
     def finished(self, case: str, source: str, outputs: Sequence[Path]) -> tuple[CaseReport | None, str]:
         """What is known of a case whose outputs are all there and are those that the report lists.

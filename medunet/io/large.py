@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from medunet.errors import ReadError
+from medunet.errors import OutputError
 from medunet.io.mapped import let_go, mapped_zeros
 
 LARGE = 1 << 28
@@ -61,7 +61,7 @@ def read_large(path: Path, plain: Plain, scratch: Path | None = None) -> NDArray
         scratch: folder for what is decoded; None: that of the system for temporary files.
 
     Raises:
-        ReadError: there is no room for it.
+        OutputError: there is no room for it.
         OSError, SyntaxError, ValueError: it is damaged.
     """
     if path.suffix.lower() not in (".tif", ".tiff"):
@@ -83,7 +83,7 @@ def read_large(path: Path, plain: Plain, scratch: Path | None = None) -> NDArray
         try:
             result = mapped_zeros(folder, (rows, columns, *first.shape[2:]), first.dtype.newbyteorder("="))
         except OSError as error:
-            raise ReadError(
+            raise OutputError(
                 f"{folder} has no room to unpack {path}: {error.strerror}.",
                 f"It takes {rows * columns * first.itemsize * math.prod(first.shape[2:]) / 1e9:.1f} GB there.",
             ) from error

@@ -1,7 +1,7 @@
-"""Writes a large TIFF tile by tile, segments it with a tiny network, and prints peak memory and seconds as JSON.
+"""Writes a large TIFF tile by tile, segments it, and prints peak memory and seconds as JSON.
 
-A script and not a function of the test, because the peak is that of a process. Arguments: folder, pixels per side, and
-optionally the bytes from which on a picture goes to the disk.
+A script and not a function of the test, because the peak is that of a process. Arguments: model, folder, pixels per
+side, and optionally the bytes from which on a picture goes to the disk.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import tifffile
-import torch
 from numpy.typing import NDArray
 
 TILE = 256
@@ -41,38 +40,18 @@ def write_picture(path: Path, side: int) -> Path:
     return path
 
 
-def write_model(folder: Path, patch: int = 256) -> Path:
-    """A network with random weights that takes RGB."""
-    from medunet.config.schema import Config
-    from medunet.model import save_model
-    from medunet.networks.registry import build_network
-
-    settings = {
-        "name": "large",
-        "data": {"root": str(folder), "modality": ["R", "G", "B"]},
-        "labels": {"background": 0, "person": 255},
-        "preprocess": {"intensity": [{"name": "zscore"}]},
-        "network": {"name": "unet", "dims": 2, "channels": [4, 8]},
-        "train": {"patch_size": [patch, patch]},
-        "inference": {"overlap": 0.25},
-    }
-    config = Config.model_validate_json(json.dumps(settings))
-    torch.manual_seed(0)
-    return save_model(folder / "model", config, build_network(config.network, 3, 2).state_dict(), {})
-
-
-def segment(folder: Path, side: int) -> dict[str, Any]:
+def segment(model: Path, folder: Path, side: int) -> dict[str, Any]:
     """What it took."""
     from medunet.inference.batch import predict
-    from medunet.inference.memory import peak_bytes
+    from medunet.inference.memory import peak_bytes, resident_bytes
     from medunet.inference.predictor import Predictor
 
-    model = write_model(folder, 512 if side > 10_000 else 256)
     picture = write_picture(folder / "picture.tif", side)
     predictor = Predictor(model, device="cpu", engine="torch", precision="fp32")
-    start = time.monotonic()
+    start, held = time.monotonic(), resident_bytes()
     (report,) = predict(predictor, picture, folder / "out")
     return {
+        "held": held,
         "peak": peak_bytes(),
         "forecast": report.forecast_memory_bytes,
         "seconds": time.monotonic() - start,
@@ -81,9 +60,9 @@ def segment(folder: Path, side: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 3:
+    if len(sys.argv) > 4:
         from medunet.inference import predictor
         from medunet.io import large
 
-        large.LARGE = predictor.LARGE = int(sys.argv[3])
-    sys.stdout.write(json.dumps(segment(Path(sys.argv[1]), int(sys.argv[2]))))
+        large.LARGE = predictor.LARGE = int(sys.argv[4])
+    sys.stdout.write(json.dumps(segment(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))))
