@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from medunet.cli.progress import below, beside
+from medunet.cli.progress import below, beside, pace_of
 from medunet.config.load import dump_config
 from medunet.training.observe import Step
 
@@ -35,6 +35,12 @@ def test_the_lines_have_what_one_looks_for() -> None:
         "  Dice 0.812  organ 0.83  core 0.79",
         "  8.44 patches/s  wait 2%  CPU 187%  RAM 3.1 GB",
     ]
+
+
+def test_the_pace_is_told_by_the_second_or_by_the_case() -> None:
+    assert pace_of(0, 3.0, "cases") == ""
+    assert pace_of(31, 10.0, "cases") == "3.1 cases/s"
+    assert pace_of(2, 25.0, "cases") == "12.5 s each"
 
 
 def test_what_is_not_known_yet_is_not_shown() -> None:

@@ -9,9 +9,7 @@ from PIL import Image
 
 from medunet.errors import GeometryError, OutputError, UsageError
 from medunet.export.picture import draw_overlay, write_overlay
-from medunet.export.png import write_mask_png
 from medunet.geometry import Geometry
-from medunet.io.files import read_mask
 from medunet.io.volume import Segmentation, Volume
 from medunet.labels import LabelMap
 
@@ -255,24 +253,15 @@ def test_a_file_where_the_folder_should_be_is_reported(tmp_path: Path) -> None:
         write_overlay(tmp_path / "file" / "preview.png", *pair(np.zeros((20, 20), np.uint8)))
 
 
-@pytest.mark.parametrize("value", [7, 255, 256, 65535])
-def test_a_mask_png_reads_back_as_the_values_in_files(value: int, tmp_path: Path) -> None:
-    labels = LabelMap.from_mapping({"background": 0, "vessel": value})
-    mask = block((30, 20), (3, 9), (10, 19))
-    write_mask_png(tmp_path / "mask.png", Segmentation(mask, Geometry.plain((30, 20)), labels))
-    back, geometry = read_mask(tmp_path / "mask.png")
-    assert geometry.shape == (30, 20)
-    assert np.array_equal(back, mask.astype(np.int64) * value)
-
-
-def test_a_volume_is_no_mask_png(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="2D picture, and this mask is 4x4x4"):
-        write_mask_png(tmp_path / "mask.png", pair(np.zeros((4, 4, 4), np.uint8))[1])
-
-
-@pytest.mark.parametrize("value", [-1, 70000])
-def test_values_that_png_cannot_hold_are_refused(value: int, tmp_path: Path) -> None:
-    labels = LabelMap.from_mapping({"background": 0, "vessel": value})
-    with pytest.raises(OutputError, match="from 0 to 65535"):
-        write_mask_png(tmp_path / "mask.png", Segmentation(np.zeros((4, 4), np.uint8), Geometry.plain((4, 4)), labels))
-    assert list(tmp_path.iterdir()) == []
+def test_a_large_picture_is_thinned_before_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.broadcast_to(np.arange(240, dtype=np.uint8)[:, None], (3, 240, 200))
+    mask = np.zeros((240, 200), np.uint8)
+    mask[80:160, 40:160] = 1
+    labels, grid = LabelMap.from_mapping({"background": 0, "vessel": 255}), Geometry.plain((240, 200))
+    drawn = []
+    for times in (1000, 1):
+        monkeypatch.setattr("medunet.export.picture._LARGEST_PICTURE", 60)
+        monkeypatch.setattr("medunet.export.picture._THINNED", times)
+        drawn.append(np.asarray(draw_overlay(Volume(pixels, grid), Segmentation(mask, grid, labels)), float))
+    assert drawn[0].shape == drawn[1].shape
+    assert 0 < np.abs(drawn[0] - drawn[1]).mean() < 12

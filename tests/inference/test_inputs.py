@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -148,3 +149,36 @@ def test_folders_within_an_export_are_not_what_messages_name(tmp_path: Path) -> 
     for path in (study, Path(shutil.make_archive(str(tmp_path / "disc"), "zip", study))):
         (entry,) = find_inputs(path)
         assert entry.read().source.path == path
+
+
+def pictures(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def test_pictures_in_sub_folders_keep_their_way(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png", "one/b.jpg", "one/two/c.tif", ".hidden/d.png", "out/e.png", "masks/f_mask.png")
+    (tmp_path / "masks" / "predict.json").write_text("{}")
+    found = find_inputs(tmp_path, channels=3, without=tmp_path / "out")
+    assert [entry.id for entry in found] == ["a", "one/b", "one/two/c"]
+
+
+def test_pictures_that_differ_in_their_endings_keep_them(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png", "a.jpg", "b.png", "sub/a.png")
+    assert [entry.id for entry in find_inputs(tmp_path, channels=3)] == ["a.jpg", "a.png", "b", "sub/a"]
+
+
+def test_photographs_with_numbers_are_no_channels(tmp_path: Path) -> None:
+    pictures(tmp_path, "IMG_0001.jpg", "IMG_0002.jpg", "IMG_0004.jpg")
+    assert [entry.id for entry in find_inputs(tmp_path, channels=3)] == ["IMG_0001", "IMG_0002", "IMG_0004"]
+    pictures(tmp_path, "x/r_0000.png", "x/r_0001.png", "x/r_0002.png")
+    (rgb,) = [entry for entry in find_inputs(tmp_path, channels=3) if entry.id.startswith("x")]
+    assert (rgb.id, len(rgb.paths)) == ("x/r", 3)
+
+
+def test_thumbnails_in_an_export_are_no_cases(tmp_path: Path, write_study: Callable[..., Path]) -> None:
+    write_study(tmp_path / "patient", 1)
+    pictures(tmp_path, "patient/thumbs/a.png")
+    (entry,) = find_inputs(tmp_path)
+    assert entry.series

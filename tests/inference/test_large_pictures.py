@@ -1,4 +1,4 @@
-"""Pictures that are larger than the memory that may be taken: the mask is that of the plain way, the peak is bounded."""
+"""Pictures that are larger than memory: the mask is that of the plain way, the peak is bounded."""
 
 from __future__ import annotations
 

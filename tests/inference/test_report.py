@@ -197,3 +197,22 @@ def test_without_a_path_nothing_is_written(tmp_path: Path) -> None:
     with Report(None, HEADER, ["a"], resume=True) as report:
         report.add(entry(tmp_path, "a"))
     assert [file.name for file in tmp_path.iterdir()] == ["a_seg.nii.gz"]
+
+
+def test_of_cases_without_end_the_last_are_kept(path: Path, tmp_path: Path) -> None:
+    with Report(path, HEADER, resume=True, most=3) as report:
+        for name in "abcdbe":
+            report.add(entry(tmp_path, name))
+            assert len(read(path)["cases"]) <= 3
+    assert [case["case"] for case in read(path)["cases"]] == ["d", "b", "e"]
+    with Report(path, HEADER, resume=True, most=2) as report:
+        assert [case["case"] for case in read(path)["cases"]] == ["b", "e"]
+
+
+def test_a_file_of_another_name_is_another_case(path: Path, tmp_path: Path) -> None:
+    with Report(path, HEADER, ["a"], resume=False) as report:
+        report.add(entry(tmp_path, "a"))
+    again = Report(path, HEADER, ["a"], resume=True)
+    masks = [tmp_path / "a_seg.nii.gz"]
+    assert again.finished("a", "moved/a.nii.gz", masks)[0] is not None
+    assert again.finished("a", "a.png", masks)[0] is None

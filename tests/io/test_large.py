@@ -30,7 +30,8 @@ def _pillow(picture: Image.Image, compression: str) -> Callable[[Path], None]:
     return lambda path: picture.save(path, compression=compression)
 
 
-COLOUR = {"photometric": "rgb"}
+COLOUR: dict[str, Any] = {"photometric": "rgb"}
+ALPHA: dict[str, Any] = {**COLOUR, "extrasamples": [2]}
 FILES: dict[str, Callable[[Path], None]] = {
     "tiles": _tifffile(RGB, tile=(64, 64), **COLOUR),
     "tiles, deflate, predictor": _tifffile(RGB, tile=(64, 48), compression="zlib", predictor=True, **COLOUR),

@@ -48,5 +48,5 @@ def test_blocks_are_all_of_an_array_once(shape: list[int], most: int, random: Ra
 
 
 def test_a_disk_without_room_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="[Nn]o space|too large"):
+    with pytest.raises(OSError, match=r"[Nn]o space|too large"):
         mapped_zeros(tmp_path, (1 << 60,), np.uint8)
