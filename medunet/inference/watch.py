@@ -36,7 +36,7 @@ Stopped = Callable[[], bool]
 
 JOURNAL_FILE = "watch.sqlite"
 
-KEPT = 1000
+KEPT = 200
 """Cases in `predict.json`."""
 
 _AT_ONCE = 100  # inputs between looks
@@ -67,17 +67,18 @@ class Tally:
     Attributes:
         done, failed: cases.
         waiting: inputs that are there and not begun.
-        since: when it began, in seconds of the monotonic clock.
     """
 
     done: int = 0
     failed: int = 0
     waiting: int = 0
-    since: float = field(default_factory=time.monotonic)
+    _before: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0), repr=False)
 
     def describe(self, sample: Sample) -> str:
-        """A line for people: the machine, then the work."""
-        rate = (self.done + self.failed) / max(1e-9, time.monotonic() - self.since)
+        """A line for people: the machine, then the work, with the pace since the last line."""
+        now, count = time.monotonic(), self.done + self.failed
+        rate = (count - self._before[1]) / max(1e-9, now - self._before[0])
+        self._before = now, count
         work = f"{self.done} done, {self.failed} failed, {self.waiting} waiting, {rate:.3g} cases/s"
         known = {name: value for name, value in sample.items() if value is not None}
         parts = [form.format(**known) for name, form in _SHOWN.items() if name in known]

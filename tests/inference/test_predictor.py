@@ -214,7 +214,7 @@ def test_a_prediction_saves_itself(
 
 @pytest.mark.parametrize(
     ("name", "reason"),
-    [*((name, "ending") for name in ("mask.png", "mask.mhd", "mask.nhdr", "mask")), ("mask.dcm", "no DICOM series")],
+    [*((name, "ending") for name in ("mask.tif", "mask.mhd", "mask.nhdr", "mask")), ("mask.dcm", "no DICOM series")],
 )
 def test_a_mask_is_not_saved_under_another_ending(
     predictor: Predictor, scan: Path, name: str, reason: str, tmp_path: Path

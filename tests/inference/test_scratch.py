@@ -11,6 +11,7 @@ import pytest
 
 from medunet.errors import OutputError
 from medunet.inference.scratch import Scratch
+from medunet.io.mapped import is_mapped
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
@@ -24,7 +25,7 @@ def test_an_array_is_zeros_that_can_be_filled(tmp_path: Path, on_disk: bool) -> 
     assert (array[1] == 7).all()
     assert not array[0].any()
     assert list(tmp_path.iterdir()) == []  # it has no name that could be left behind
-    assert isinstance(array, np.memmap) == on_disk
+    assert is_mapped(array) == on_disk
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room is reserved with posix_fallocate")
@@ -33,5 +34,5 @@ def test_a_full_disk_is_told_before_anything_is_computed(tmp_path: Path, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OutputError, match=r"has no room for 4\.0 GB of probabilities or maps: No space left"):
+    with pytest.raises(OutputError, match=r"has no room for 4\.0 GB of masks or probabilities: No space left"):
         Scratch(tmp_path).zeros((1000, 1000, 1000))
