@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medunet.inference.inputs import is_picture
 from medunet.inference.report import REPORT_FILE
 from medunet.io.files import image_ending, stem
+from medunet.io.picture_masks import is_picture
 
 logger = logging.getLogger("medunet")
 

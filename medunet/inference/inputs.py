@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from medunet.errors import DataError, DicomError, ReadError, UsageError
 from medunet.inference.report import REPORT_FILE
-from medunet.io.files import PICTURES, image_ending, stem
+from medunet.io.files import image_ending, stem
+from medunet.io.picture_masks import is_picture
 from medunet.io.read import read_volume, reads_as_dicom
 from medunet.io.selection import ALL, ANY, Selection
 from medunet.io.volume import Volume
@@ -164,11 +165,6 @@ def own_names(files: Sequence[Path]) -> dict[Path, str]:
     """Files of one folder without their endings; pictures of one name and several endings with them: `a.jpg`."""
     often = Counter(stem(file) for file in files if is_picture(file))
     return {file: file.name if is_picture(file) and often[stem(file)] > 1 else stem(file) for file in files}
-
-
-def is_picture(path: Path) -> bool:
-    """Whether a file is a picture, by its name."""
-    return image_ending(path) in PICTURES
 
 
 def _pictures_below(path: Path, channels: int, without: Path | None) -> list[Input]:

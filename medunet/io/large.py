@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from medunet.errors import OutputError
+from medunet.errors import DataError, OutputError
 from medunet.io.mapped import let_go, mapped_zeros
 
 LARGE = 1 << 28
@@ -36,6 +36,11 @@ _PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES = 284, 322, 323, 
 
 _DECODING = (_BITS, _COMPRESSION, _COLOURS, 266, _BANDS, 317, 320, 338, 339, 347, 529, 530, 531, 532)
 """Tags (TIFF 6.0) that say what the bytes of a part mean: fill order, predictor, palette, JPEG tables and so on."""
+
+_FORMAT, _UNSIGNED, _BLACK, _RGB = 339, 1, (0, 1), 2
+
+MOST_PIXELS = 4_000_000_000
+"""Of a picture: a file of some kilobytes may state any number and fill the disk."""
 
 Plain = Callable[[Image.Image], Image.Image]
 
@@ -62,10 +67,9 @@ def read_large(path: Path, plain: Plain, scratch: Path | None = None) -> NDArray
 
     Raises:
         OutputError: there is no room for it.
+        DataError: more than `MOST_PIXELS`.
         OSError, SyntaxError, ValueError: it is damaged.
     """
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        return None
     with open(path, "rb") as file:
         try:
             picture = TiffImagePlugin.TiffImageFile(file)
@@ -77,6 +81,10 @@ def read_large(path: Path, plain: Plain, scratch: Path | None = None) -> NDArray
             return None
         first = _decoded(file, picture, parts[0], plain)
         columns, rows = picture.size
+        if rows * columns > MOST_PIXELS:
+            raise DataError(
+                f"{path} states {columns} x {rows} pixels; at most {MOST_PIXELS // 10**9} thousand million."
+            )
         if rows * columns * math.prod(first.shape[2:]) * first.itemsize < LARGE:
             return None
         folder = Path(tempfile.gettempdir()) if scratch is None else scratch
@@ -92,9 +100,15 @@ def read_large(path: Path, plain: Plain, scratch: Path | None = None) -> NDArray
 
 
 def _is_plain(picture: TiffImagePlugin.TiffImageFile) -> bool:
-    """Whether it has one page, its colours lie beside each other, and it need not be turned."""
+    """Whether it has one page, its colours lie beside each other, it need not be turned, and Pillow keeps its bits."""
     tags = picture.tag_v2
-    return bool(tags.next == 0 and tags.get(_PLANAR, 1) == 1 and tags.get(_ORIENTATION, 1) == 1)
+    bits, kept = set(tags.get(_BITS, (1,))), True
+    if tags.get(_COLOURS) in _BLACK:
+        whole = tags.get(_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED
+        kept = len(picture.getbands()) == 1 and (max(bits) <= 16 if whole else bits == {32})
+    elif tags.get(_COLOURS) == _RGB:
+        kept = bits == {8}
+    return kept and bool(tags.next == 0 and tags.get(_PLANAR, 1) == 1 and tags.get(_ORIENTATION, 1) == 1)
 
 
 def _parts(picture: TiffImagePlugin.TiffImageFile) -> Iterator[_Part]:

@@ -12,7 +12,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from medunet.errors import OutputError, ReadError
+from medunet.errors import DataError, OutputError, ReadError
 from medunet.io.files import read_image
 from medunet.io.mapped import is_mapped
 from medunet.io.read import read_volume
@@ -78,6 +78,34 @@ def test_grey_and_colour_change_places_without_a_copy(tmp_path: Path, monkeypatc
     assert is_mapped(three)
     assert is_mapped(one)
     np.testing.assert_array_equal(three, np.repeat(one, 3, axis=0))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        _tifffile(RGB.astype(np.uint16), tile=(64, 64), **COLOUR),  # of which Pillow would drop eight bits
+        _tifffile(RGB.transpose(2, 0, 1), planarconfig="separate", **COLOUR),
+        _tifffile(RGB, tile=(64, 64), extratags=[(274, "H", 1, 6, True)], **COLOUR),  # lying on its side
+        _tifffile(np.stack([GREY, GREY]), photometric="minisblack"),
+    ],
+    ids=["16 bits per colour", "planes", "turned", "pages"],
+)
+def test_what_cannot_go_part_by_part_is_read_as_a_whole(
+    write: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.tif")
+    whole = read_image(tmp_path / "a.tif")
+    monkeypatch.setattr("medunet.io.large.LARGE", 1)
+    again = read_image(tmp_path / "a.tif")
+    assert not is_mapped(again.array)
+    np.testing.assert_array_equal(again.array, whole.array)
+
+
+def test_more_pixels_than_any_disk_takes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medunet.io.large.MOST_PIXELS", 1000)
+    tifffile.imwrite(tmp_path / "a.tif", RGB, tile=(64, 64), photometric="rgb")
+    with pytest.raises(DataError, match="states 217 x 301 pixels"):
+        read_image(tmp_path / "a.tif")
 
 
 def test_a_cut_off_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
