@@ -101,7 +101,7 @@ def test_the_ending_dcm_means_a_segmentation(predictor: Predictor, export: Path,
     assert np.array_equal(segments(tmp_path / "mask.dcm", export).transpose(2, 1, 0), prediction.array)
 
 
-@pytest.mark.parametrize(("wanted", "modality"), [("nifti", "SEG"), ("dicom-seg", "SEG"), ("rtstruct", "RTSTRUCT")])
+@pytest.mark.parametrize(("wanted", "modality"), [("auto", "SEG"), ("dicom-seg", "SEG"), ("rtstruct", "RTSTRUCT")])
 def test_a_single_file_takes_the_format_asked_for(
     cli: Any, tiny_model: Path, export: Path, tmp_path: Path, wanted: str, modality: str
 ) -> None:
