@@ -87,7 +87,7 @@ class Prediction(Segmentation):
     algorithm: Algorithm = field(default_factory=Algorithm)
 
     def save(self, path: str | Path, *, wanted: str | None = None, together: tuple[str, ...] = ()) -> Path:
-        """Write to .nii, .nii.gz, .nrrd, .mha or .dcm (DICOM SEG), by the ending, or in a named format.
+        """Write to .nii, .nii.gz, .png (of a picture), .nrrd, .mha or .dcm (SEG), by the ending or in a named format.
 
         Args:
             path: where to.
