@@ -143,7 +143,7 @@ def _nothing(path: Path) -> tuple[str, str]:
 def _from_files(files: Sequence[Path], channels: int) -> list[Input]:
     """Cases of one folder, named after their files; two pictures that differ in their endings keep these."""
     matches = {file: _CHANNEL.match(stem(file)) for file in files}
-    names = own_names(files)
+    names = _own_names(files)
     if channels == 1 and not all(match and match["channel"] == "0000" for match in matches.values()):
         return [Input(names[file], (file,)) for file in files]
     cases: dict[str, list[Path]] = defaultdict(list)
@@ -161,7 +161,7 @@ def _case(case: str, paths: Sequence[Path], channels: int, names: Mapping[Path, 
     return [Input(case, tuple(paths))]
 
 
-def own_names(files: Sequence[Path]) -> dict[Path, str]:
+def _own_names(files: Sequence[Path]) -> dict[Path, str]:
     """Files of one folder without their endings; pictures of one name and several endings with them: `a.jpg`."""
     often = Counter(stem(file) for file in files if is_picture(file))
     return {file: file.name if is_picture(file) and often[stem(file)] > 1 else stem(file) for file in files}
@@ -170,21 +170,21 @@ def own_names(files: Sequence[Path]) -> dict[Path, str]:
 def _pictures_below(path: Path, channels: int, without: Path | None) -> list[Input]:
     """Pictures in sub-folders, with the way to them in front of their names."""
     result: list[Input] = []
-    for folder in folders_below(path, without):
+    for folder in _folders_below(path, without):
         files = sorted(entry for entry in folder.iterdir() if is_picture(entry) and entry.is_file())
         way = folder.relative_to(path).as_posix()
         result += [replace(entry, id=f"{way}/{entry.id}") for entry in _from_files(files, channels)]
     return result
 
 
-def folders_below(path: Path, without: Path | None = None) -> Iterator[Path]:
+def _folders_below(path: Path, without: Path | None = None) -> Iterator[Path]:
     """Sub-folders, but for hidden ones, `without`, and those that hold masks, which `predict.json` tells."""
     left_out = None if without is None else without.resolve()
     for folder in sorted(entry for entry in path.iterdir() if entry.is_dir()):
         masks = (folder / REPORT_FILE).is_file() or folder.resolve() == left_out
         if not folder.name.startswith(".") and not masks and not folder.is_symlink():
             yield folder
-            yield from folders_below(folder, without)
+            yield from _folders_below(folder, without)
 
 
 def _from_dicom_file(path: Path) -> list[Input]:
