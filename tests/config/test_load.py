@@ -56,14 +56,20 @@ def test_a_file_in_the_current_directory_comes_before_a_shipped_one(write):
     assert load_config("ct_liver.yaml").name == "t"
 
 
-def test_there_are_five_shipped_configurations_and_each_is_valid(monkeypatch):
+def test_there_are_eleven_shipped_configurations_and_each_is_valid(monkeypatch):
     monkeypatch.setenv("MEDUNET_DATA", "/data")
     shipped = shipped_configs()
     assert [name for name in shipped if "/" not in name] == [
+        "cardiac_2d.yaml",
+        "cars_rle.yaml",
         "ct_liver.yaml",
         "ct_spleen.yaml",
         "demo.yaml",
+        "membrane_unet2015.yaml",
         "mr_hippocampus.yaml",
+        "people_2d.yaml",
+        "people_2d_best.yaml",
+        "retina_vessels.yaml",
         "server_heatmap.yaml",
     ]
     for name, path in shipped.items():
@@ -82,7 +88,7 @@ def test_shipped_configurations_need_no_variable_when_the_data_is_given(write, m
 def test_every_number_in_a_shipped_configuration_is_explained():
     top = shipped_configs()["demo.yaml"].parent
     files = sorted(top.rglob("*.yaml"))
-    assert len(files) == 5 + 3 + 3 + len(option_classes())  # tasks, bases, recipes, networks
+    assert len(files) == 11 + 3 + 3 + len(option_classes())  # tasks, bases, recipes, networks
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert text.startswith("# ")

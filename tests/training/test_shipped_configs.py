@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from medunet.config.load import load_config, shipped_configs
+from medunet.config.networks import ResidualUNetConfig
 from medunet.errors import ConfigError
 from medunet.networks.registry import NETWORKS
 from medunet.training.observe import Observer, Step
@@ -22,6 +23,16 @@ DECATHLON = {
     "ct_spleen.yaml": ("CT", {"0": "background", "1": "spleen"}),
     "mr_hippocampus.yaml": ("MRI", {"0": "background", "1": "Anterior", "2": "Posterior"}),
 }
+FLAT: dict[str, tuple[str, str, list[int]]] = {
+    "cardiac_2d.yaml": ("images/{}.png", "labels/{}.png", [0, 1, 2, 3]),
+    "cars_rle.yaml": ("images/{}.png", "", [0, 255]),
+    "membrane_unet2015.yaml": ("images/{}.png", "labels/{}.png", [0, 255]),
+    "people_2d.yaml": ("images/{}.png", "masks/{}.png", [0, 255]),
+    "people_2d_best.yaml": ("images/{}.png", "masks/{}.png", [0, 255]),
+    "retina_vessels.yaml": ("images/{}_training.png", "1st_manual/{}_manual1.png", [0, 255]),
+    "server_heatmap.yaml": ("images/{}.png", "labels/{}.png", [0, 1, 2, 3, 4]),
+}
+"""Where images and masks of the 2D configurations lie, and the values in the masks."""
 NETWORK_CONFIGS = [f"hippocampus/{name}.yaml" for name in NETWORKS]
 """One variant of each network, on the data of `mr_hippocampus.yaml`."""
 
@@ -54,7 +65,7 @@ def decathlon(root: Path, modality: str, labels: dict[str, str]) -> Path:
         mask = np.zeros((72, 64, 40), np.uint8)
         mask[10:40, 10:40, 8:30] = 1
         for value in range(2, len(labels)):
-            mask[14:24, 14:24, 10:20] = value
+            mask[14:24, 12 * value - 10 : 12 * value, 10:20] = value
         image = rng.normal(-50, 30, mask.shape) + 100.0 * mask
         for folder, array in (("imagesTr", image.astype(np.float32)), ("labelsTr", mask)):
             (root / folder).mkdir(parents=True, exist_ok=True)
@@ -70,6 +81,46 @@ def decathlon(root: Path, modality: str, labels: dict[str, str]) -> Path:
 def test_a_shipped_config_with_a_small_network_makes_its_first_step(name: str, tmp_path: Path) -> None:
     data = decathlon(tmp_path / "data", *DECATHLON[name])
     config = load_config(name, data=data, overrides=FAST)
+    with pytest.raises(Enough):
+        train(config, tmp_path / "run", device="cpu", observer=FirstStep())
+
+
+def flat(root: Path, name: str) -> Path:
+    """Five cases as a 2D configuration expects them."""
+    images, labels, values = FLAT[name]
+    if name == "cardiac_2d.yaml":
+        return decathlon(root, "MRI", {"0": "background", "1": "RV", "2": "Myocardium", "3": "LV"})
+    rng = np.random.default_rng(0)
+    table = [",images,masks"]
+    runs = ["img,rle_mask"]
+    for number in range(5):
+        mask = np.zeros((80, 100), np.uint8)
+        for place, value in enumerate(values[1:]):
+            mask[20:50, 10 + 18 * place : 26 + 18 * place] = value
+        image = rng.integers(0, 60, (80, 100, 3)).astype(np.uint8) + (mask[..., None] > 0) * np.uint8(90)
+        for pattern, array in ((images, image), (labels, mask)):
+            if pattern:
+                path = root / pattern.format(number)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                grey = name.startswith("membrane") or array.ndim == 2
+                Image.fromarray(array if not grey or array.ndim == 2 else array[..., 0]).save(path)
+        table.append(f"{number},{images.format(number)},{labels.format(number)}")
+        runs.append(f"{number}.png," + " ".join(f"{80 * column + 21} 30" for column in range(10, 26)))
+    if name.startswith(("people", "server")):
+        (root / "cases.csv").write_text("\n".join(table) + "\n")
+    if name.startswith("cars"):
+        (root / "train_masks.csv").write_text("\n".join(runs) + "\n")
+    return root
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_a_shipped_2d_config_with_a_small_network_makes_its_first_step(name: str, tmp_path: Path) -> None:
+    levels = 4 if name.startswith("membrane") else 3
+    small = [f"network.channels={[4, 8, 8, 8][:levels]}", "logging.mlflow=null", "train.batch_size=2"]
+    config = load_config(name, data=flat(tmp_path / "data", name))
+    if isinstance(config.network, ResidualUNetConfig):
+        small.append("network.blocks=1")
+    config = load_config(name, data=tmp_path / "data", overrides=small)
     with pytest.raises(Enough):
         train(config, tmp_path / "run", device="cpu", observer=FirstStep())
 
@@ -94,7 +145,7 @@ def test_the_config_of_each_network_makes_its_first_step(name: str, tmp_path: Pa
 
 
 def test_every_shipped_data_config_is_tried() -> None:
-    assert set(shipped_configs()) == {*DECATHLON, *NETWORK_CONFIGS, "demo.yaml"}
+    assert set(shipped_configs()) == {*DECATHLON, *NETWORK_CONFIGS, *FLAT, "demo.yaml"}
 
 
 # Recipes: to be extended, they name no task
