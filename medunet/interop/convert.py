@@ -57,13 +57,14 @@ def convert(
         `output`.
 
     Raises:
-        UsageError: no such format, or DICOM without a DICOM reference.
+        UsageError: no such file or format, or DICOM without a DICOM reference.
         DataError: something cannot be read.
         OutputError: the file cannot be written.
     """
     source, output = Path(source), Path(output)
     reference = None if reference is None else Path(reference)
     name = format_of(output, wanted)
+    _check_paths(source, *([] if reference is None else [reference]))
     drawn, segmented = is_rtstruct(source), is_seg(source)
     if not (drawn or segmented or labels is not None or reference is not None or FORMATS[name].dicom):
         return _image(source, output, name, selection)
@@ -95,14 +96,16 @@ def convert_volumes(
         The files.
 
     Raises:
-        UsageError: no such format, or no DICOM.
+        UsageError: no such file or format, or no DICOM.
         DataError: no series is meant, or one of its volumes cannot be read; then none is written.
         OutputError: a file cannot be written.
     """
     source, output = Path(source), Path(output)
     name = format_of(output, wanted)
+    _check_paths(source)
     if FORMATS[name].dicom or not reads_as_dicom(source):
         raise UsageError("All volumes can be taken of a DICOM series, and become images.", "Leave out --volume.")
+    _check_image(output, name)
     export = scan(source)
     found = choose_volumes(export.series, replace(selection, volume=ALL))
     for note in export.ignored:
@@ -121,7 +124,21 @@ def convert_volumes(
     ]
 
 
+def _check_paths(*paths: Path) -> None:
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"There is no file or folder {path}.", "Check the path.")
+
+
+def _check_image(output: Path, name: str) -> None:
+    if FORMATS[name].flat:
+        raise UsageError(
+            f"An image cannot be written to {output}: {name} holds masks of pictures.", "Use .nii.gz, .nrrd or .mha."
+        )
+
+
 def _image(source: Path, output: Path, name: str, selection: Selection) -> Path:
+    _check_image(output, name)
     return _written(read_volume(source, selection=selection, check_values=False), output, name)
 
 

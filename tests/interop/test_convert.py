@@ -14,7 +14,7 @@ from PIL import Image
 from medunet.demo.dicom_export import CT_FOLDER, write_ct_export
 from medunet.errors import DataError, MedunetError, UsageError
 from medunet.geometry import Geometry
-from medunet.interop.convert import convert
+from medunet.interop.convert import convert, convert_volumes
 from medunet.io.dicom import read_dicom
 from medunet.io.dicom.segments import read_seg
 from medunet.io.files import read_image
@@ -163,11 +163,13 @@ def damaged(folder: Path, mask: Path) -> Path:
 @pytest.mark.parametrize(
     ("source", "output", "reference", "reason"),
     [
-        ("mask", "x.png", None, "no format has that ending"),
+        ("mask", "x.jpg", None, "no format has that ending"),
+        ("mask", "x.png", None, "png holds masks of pictures"),
         ("mask", "x.dcm", None, "--reference SERIES"),
         ("mask", "x.dcm", "mask", "--reference SERIES"),
         ("series", "x.dcm", "series", "holds DICOM images, and a mask is needed"),
         ("none", "x.nii.gz", None, "no file"),
+        ("mask", "x.dcm", "none", "no file or folder .*none"),
         ("cut", "x.nrrd", None, "cannot be read as NIfTI"),
         ("fractions", "x.dcm", "series", "fractions"),
     ],
@@ -188,6 +190,13 @@ def test_what_cannot_be_converted_is_told_and_leaves_nothing(
     with pytest.raises(MedunetError, match=reason):
         convert(paths[source], tmp_path / output, reference=None if reference is None else paths[reference])
     assert set(tmp_path.iterdir()) == before
+
+
+def test_a_path_that_does_not_exist_is_a_wrong_call(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="There is no file or folder"):
+        convert(tmp_path / "none", tmp_path / "x.nii.gz")
+    with pytest.raises(UsageError, match="There is no file or folder"):
+        convert_volumes(tmp_path / "none", tmp_path / "x.nii.gz")
 
 
 def test_an_unknown_value_of_complete_labels_is_an_error(series: Path, mask_file: Path, tmp_path: Path) -> None:
