@@ -497,6 +497,37 @@ def three_times(folder: Path) -> Made:
     return volumes[1], "temporal position 2"
 
 
+def _in_turn(keyword: str, *values: Any, heights: Iterable[float] = range(0, 22, 2)) -> Callable[[Path], Made]:
+    """Volumes whose slices lie between each other; the last one is wanted."""
+
+    def make(folder: Path) -> Made:
+        images = [image.having(**{keyword: values[k % len(values)]}) for k, image in enumerate(stack(heights))]
+        write(folder, images)
+        return images[len(values) - 1 :: len(values)], str(
+            values[-1] if isinstance(values[-1], str) else f" {values[-1]:g}"
+        )
+
+    return make
+
+
+def packages(folder: Path) -> Made:
+    """One volume: every second slice was acquired later, as numbers and times say."""
+    turns = [
+        {"AcquisitionNumber": 1, "AcquisitionTime": "101500", "TriggerTime": 20, "InstanceNumber": 1},
+        {"AcquisitionNumber": 2, "AcquisitionTime": "101700", "TriggerTime": 520, "InstanceNumber": 2},
+    ]
+    images = [image.having(**turns[k % 2]) for k, image in enumerate(stack())]
+    write(folder, images)
+    return images
+
+
+def stations(folder: Path) -> Made:
+    """One volume: the echo time of its upper half is another one."""
+    images = [image.having(EchoTime=(4.6, 4.7)[k // 3]) for k, image in enumerate(stack())]
+    write(folder, images)
+    return images
+
+
 def two_series(folder: Path) -> Made:
     write(folder, stack())
     images = [image.having(SeriesInstanceUID="1.2.3.8", SeriesDescription="Bone") for image in stack((0, 1, 2), seed=1)]
@@ -550,6 +581,12 @@ EXACT: dict[str, Callable[[Path], Made]] = {
     "two echoes": _two(
         {"EchoTime": "4.92", "EchoNumbers": 1}, {"EchoTime": "7.38", "EchoNumbers": 2}, "echo time 7.38"
     ),
+    "two echoes in turn": _in_turn("EchoTime", 4.6, 9.2),
+    "two echoes in turn, closer to one another": _in_turn("EchoTime", 4.6, 9.2, heights=(0, 1, 5, 6, 10, 11, 15, 16)),
+    "three b-values in turn": _in_turn("DiffusionBValue", 0.0, 500.0, 1000.0),
+    "two kernels in turn": _in_turn("ConvolutionKernel", "B30f", "B70f"),
+    "every second slice later": packages,
+    "two halves": stations,
     "two b-values": _two({"DiffusionBValue": 0.0}, {"DiffusionBValue": 1000.0}, "b-value 1000"),
     "two times": _two({"TemporalPositionIdentifier": 1}, {"TemporalPositionIdentifier": 2}, "temporal position 2"),
     "magnitude and phase": _two(

@@ -2,7 +2,8 @@
 
 Slices of one series are parted by what no volume mixes (orientation, matrix, pixel spacing, frame of reference,
 magnitude and phase), and further, where several images lie at each position, by echo, b-value, time point and the
-like. Never by slice thickness or instance number: both vary within real volumes. Knows nothing of regularity.
+like, or where echoes, b-values or kinds of image take turns from one position to the next. Never by slice thickness or
+instance number: both vary within real volumes. Knows nothing of regularity.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from medunet.io.dicom.slices import Plane, Slice
 _COSINE_TOLERANCE = 1e-3
 _SPACING_TOLERANCE = 1e-4
 _POSITION_TOLERANCE_MM = 0.01
+_TAKING_TURNS = ("image type", "frame type", "echo time", "echo", "b-value", "kernel")
+"""Traits that are the same along a volume. Of others, such as times, slices that were acquired in turn have two."""
 _COMPONENT_NAMES = {"M": "magnitude", "P": "phase", "R": "real", "I": "imaginary"}
 
 
@@ -169,22 +172,39 @@ def _split(slices: Sequence[Slice]) -> list[tuple[str, list[Slice]]]:
     """Part slices that share positions by the first trait that leaves a whole stack for each of its values.
 
     A trait whose values leave holes in the stacks tells nothing of volumes; slices that no trait parts stay together.
+    Slices with a position each are parted where the values of a trait that no volume mixes take turns along them.
     """
     ranks = places(slices)
     levels = int(ranks.max()) + 1
-    if levels == len(slices) or levels == 1:
+    if levels == 1:
         return [("", list(slices))]
     for label, _ in slices[0].traits:
         values: dict[str, list[int]] = {}
         for number, item in enumerate(slices):
             values.setdefault(dict(item.traits).get(label, ""), []).append(number)
-        if len(values) > 1 and all(len(set(ranks[numbers])) == levels for numbers in values.values()):
+        if len(values) == 1:
+            continue
+        if levels == len(slices):
+            parting = label in _TAKING_TURNS and "" not in values and _take_turns(ranks, list(values.values()))
+        else:
+            parting = all(len(set(ranks[numbers])) == levels for numbers in values.values())
+        if parting:
             return [
                 (", ".join(filter(None, (f"{label} {value or 'none'}", deeper))), part)
                 for value, numbers in sorted(values.items(), key=lambda entry: _order(entry[0]))
                 for deeper, part in _split([slices[number] for number in numbers])
             ]
     return [("", list(slices))]
+
+
+def _take_turns(ranks: NDArray[np.intp], groups: Sequence[Sequence[int]]) -> bool:
+    """Whether slices of a position each belong to the groups in turn (a, b, a, b, ...), twice each at least."""
+    owner = np.empty(len(ranks), dtype=np.intp)
+    for number, members in enumerate(groups):
+        owner[ranks[members]] = number
+    count = len(groups)
+    whole = len(set(owner[:count])) == count and len(owner) >= 2 * count
+    return whole and bool((owner[count:] == owner[:-count]).all())
 
 
 def _order(value: str) -> tuple[int, tuple[float, ...], str]:
