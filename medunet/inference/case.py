@@ -176,6 +176,8 @@ class CaseWork:
         if known is None and not self._note and self._targets.of_volume is not None:
             wanted = self._targets.if_volume().paths()
             known, self._note = self._finished(self.report.case, self.report.input, wanted)
+        if known is not None and is_of_other(known, self.entry, self._selection):
+            known, self._note = None, OTHER_VOLUME
         if known is not None:
             self.report = known
         return known is not None
@@ -224,6 +226,16 @@ class CaseWork:
             said = "" if self.entry.series else f": {error}"
             self.report.error = f"Something unexpected went wrong: {type(error).__name__}{said}"
             self.report.hint = "Please report this, with what -v prints."
+
+
+OTHER_VOLUME = "The mask that is there is of another volume of the study, so it is predicted again."
+
+
+def is_of_other(report: CaseReport, entry: Input, selection: Selection) -> bool:
+    """Whether a case that is done was another volume of its DICOM study than the one that is meant now."""
+    if not entry.series or report.series is None:
+        return False
+    return entry.meant(selection) != (report.series, report.volume or 0)
 
 
 def check_source(formats: Iterable[str], volume: Volume) -> None:

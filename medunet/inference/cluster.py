@@ -19,7 +19,7 @@ from typing import Any
 
 from medunet.errors import DeviceError, UsageError
 from medunet.inference.batch import Options, Progress, for_models, header, open_report, plan_cases
-from medunet.inference.case import log_outcome
+from medunet.inference.case import OTHER_VOLUME, is_of_other, log_outcome
 from medunet.inference.crew import Crew, Job
 from medunet.inference.identity import as_filed
 from medunet.inference.pipeline import stoppable
@@ -94,6 +94,8 @@ def predict_on_cluster(
                 for entry, targets in plan:
                     if options.skip_existing:
                         known, why_not = report.finished(entry.id, str(entry.paths[0]), targets.paths())
+                        if known is not None and is_of_other(known, entry, options.selection):
+                            known, why_not = None, OTHER_VOLUME
                         if why_not:
                             logger.warning("%s: %s", entry.id, why_not)
                         if known is not None:

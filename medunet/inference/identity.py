@@ -43,7 +43,8 @@ def as_filed(report: CaseReport, entry: Input, *, show: bool) -> CaseReport:
 
 def _identifiers(report: CaseReport, entry: Input) -> dict[str, str]:
     """In the clear; without a chosen series, of the study alone."""
-    chosen = next((series for series in entry.series if series.id == report.series), None)
+    named = [series for series in entry.series if series.id == report.series]
+    chosen = next((series for series in named if series.number == (report.volume or 0)), next(iter(named), None))
     known = chosen or next(iter(entry.series), None)
     if known is None:
         return {}

@@ -65,9 +65,7 @@ class Input:
         if self.series:
             from medunet.io.dicom import read_chosen
 
-            if self.only is not None:
-                selection = replace(selection, series=self.only[0], volume=self.only[1])
-            volume = read_chosen(self.series, selection)
+            volume = read_chosen(self.series, self._own(selection))
             # Messages name what the user gave: folders within an export are often called after patients.
             own = self.paths[0] / self.id
             path = own if own.is_dir() else self.paths[0]
@@ -81,6 +79,19 @@ class Input:
                 f"Name one file per channel {self.id}_0000, {self.id}_0001 and so on, or put all in one file.",
             )
         return read_volume(self.paths, selection=selection, channels=channels, scratch=scratch)
+
+    def meant(self, selection: Selection = ANY) -> tuple[str, int] | None:
+        """Hashed UID of the series and number of the volume that `read` would take; None if it would take none."""
+        from medunet.io.dicom import choose
+
+        try:
+            chosen = choose(self.series, self._own(selection))
+        except DicomError:
+            return None
+        return chosen.id, chosen.number
+
+    def _own(self, selection: Selection) -> Selection:
+        return selection if self.only is None else replace(selection, series=self.only[0], volume=self.only[1])
 
 
 def find_inputs(

@@ -18,6 +18,7 @@ from medunet.geometry import Geometry
 from medunet.inference.batch import Options, predict
 from medunet.inference.predictor import Predictor
 from medunet.io.dicom import scan
+from medunet.io.selection import Selection
 
 ALL = ("nifti", "nrrd", "dicom-seg", "rtstruct")
 OBLIQUE = ((-0.8, 0.0, 0.6), (0.0, -1.0, 0.0), (0.6, 0.0, 0.8))
@@ -64,6 +65,24 @@ def test_all_formats_in_one_go_say_the_same(predictor: Predictor, export: Path, 
     assert contours.ManufacturerModelName == "tiny"
     again = predict(predictor, export, tmp_path / "out", Options(formats=ALL, skip_existing=True))
     assert [entry.status for entry in again] == ["skipped"]
+
+
+def test_the_mask_of_another_volume_is_not_taken_for_that_of_this_one(
+    predictor: Predictor, export: Path, tmp_path: Path
+) -> None:
+    for number, path in enumerate(sorted((export / CT_FOLDER).iterdir())):
+        dataset = pydicom.dcmread(path)
+        dataset.EchoTime, dataset.SOPInstanceUID = 9.2, f"1.2.3.{number}"
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.save_as(path.with_name(f"echo{number}"))
+
+    def status(volume: int) -> str:
+        options = Options(selection=Selection(volume=volume), skip_existing=True)
+        (report,) = predict(predictor, export, tmp_path / "out", options)
+        assert report.volume == volume
+        return report.status
+
+    assert [status(1), status(1), status(2), status(2), status(1)] == ["done", "skipped", "done", "skipped", "done"]
 
 
 def test_objects_that_others_show_go_along(predictor: Predictor, export: Path, tmp_path: Path) -> None:
