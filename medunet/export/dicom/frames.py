@@ -20,23 +20,14 @@ FULL = 255
 """Stored value of the probability 1."""
 
 
-def several_files(origin: Origin) -> bool:
-    """Whether the slices are frames of several files, of which highdicom takes one only."""
-    return origin.series.slices[0].frame is not None and len(origin.series.files) > 1
+def in_frames(origin: Origin) -> bool:
+    """Whether the slices are frames of files, of which highdicom takes one only, with all frames that it holds."""
+    return origin.series.slices[0].frame is not None
 
 
-def label_frames(origin: Origin, images: Sequence[Any]) -> NDArray[Any]:
-    """Label indices (frames, rows, columns): a frame per image, per frame of the one multi-frame image, or, if there
-    are several of those, per slice.
-    """
-    first = origin.series.slices[0]
-    planes = [(item, plane.astype(_dtype(origin))) for item, plane in origin.planes()]
-    if first.frame is None or several_files(origin):
-        return np.stack([plane for _, plane in planes])
-    result = np.zeros((int(images[0].NumberOfFrames), first.rows, first.columns), dtype=_dtype(origin))
-    for item, plane in planes:
-        result[item.frame] = plane
-    return result
+def label_frames(origin: Origin) -> NDArray[Any]:
+    """Label indices (slices, rows, columns)."""
+    return np.stack([plane.astype(_dtype(origin)) for _, plane in origin.planes()])
 
 
 def grid_frames(origin: Origin) -> NDArray[Any]:
@@ -128,13 +119,11 @@ def one_pixel_frames(
     """
     for image in images:
         image.Rows = image.Columns = 1
-    first, count = origin.series.slices[0], len(origin.segmentation.labels) - 1
-    framed = first.frame is not None and not several_files(origin)
+    count = len(origin.segmentation.labels) - 1
     places = {(item.sop_uid, item.frame): number for number, item in enumerate(origin.series.slices)}
-    total = int(images[0].NumberOfFrames) if framed else len(places)
-    holds = np.zeros((total, count), dtype=np.uint8)
+    holds = np.zeros((len(places), count), dtype=np.uint8)
     for index, uid, frame in found:
-        holds[frame if framed and frame is not None else places[uid, frame], index - 1] = 1
+        holds[places[uid, frame], index - 1] = 1
     return holds[:, None, None, :]
 
 

@@ -20,7 +20,7 @@ from medunet.export.algorithm import Algorithm
 from medunet.export.dicom.codes import Meaning, meaning_of_label
 from medunet.geometry import RAS_FROM_LPS, Geometry
 from medunet.io.dicom import Series
-from medunet.io.dicom.elements import count, quiet
+from medunet.io.dicom.elements import count, quiet, reason_of
 from medunet.io.dicom.opening import opened
 from medunet.io.dicom.slices import Plane, Slice
 from medunet.io.sampling import labels_on_grid, labels_on_plane
@@ -32,6 +32,7 @@ _TYPE_2 = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate"),
     *("StudyTime", "ReferringPhysicianName"),
 )
+_SEXES = ("M", "F", "O")
 _PATIENT_STUDY = ("PatientAge", "PatientSize", "PatientWeight", "StudyDescription")
 _UNSTATED = "Not stated by the images"
 CHARACTERS = "ISO_IR 192"
@@ -78,7 +79,10 @@ class Origin:
 
     def uid(self, *what: str) -> str:
         """A UID that is the same whenever the same images, model and mask come together; `what` tells objects apart."""
-        images = sorted({item.sop_uid or item.path.name for item in self.series.slices})
+        images = sorted(
+            f"{item.sop_uid or item.path.name}{'' if item.frame is None else f' frame {item.frame}'}"
+            for item in self.series.slices
+        )
         return str(generate_uid(entropy_srcs=[*images, self.series.uid, self.algorithm.digest, self.content, *what]))
 
     def images(self) -> list[pydicom.Dataset]:
@@ -93,14 +97,13 @@ class Origin:
                 with quiet(), opened(path) as handle:
                     dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True)
             except Exception as error:  # pydicom raises a dozen types
-                raise OutputError(f"{path.name}, which the mask refers to, cannot be read again: {error}.") from error
+                reason = reason_of(error)
+                raise OutputError(f"{path.name}, which the mask refers to, cannot be read again: {reason}.") from error
             result.append(self._completed(dataset))
         return result
 
     def _completed(self, dataset: Any) -> pydicom.Dataset:
-        for keyword in [*_TYPE_2, *_PATIENT_STUDY]:
-            if keyword in dataset and not _valid(dataset[keyword]):
-                del dataset[keyword]
+        _drop_invalid(dataset)
         for keyword in _TYPE_2:
             if keyword not in dataset:
                 setattr(dataset, keyword, "")
@@ -186,6 +189,14 @@ class Origin:
                 yield item, series.upright.labels(array, number, (item.rows, item.columns))
             else:
                 yield item, array[:, :, number].T
+
+
+def _drop_invalid(dataset: Any) -> None:
+    for keyword in [*_TYPE_2, *_PATIENT_STUDY]:
+        if keyword in dataset and not _valid(dataset[keyword]):
+            del dataset[keyword]
+    if dataset.get("PatientSex") not in _SEXES:
+        dataset.PatientSex = ""
 
 
 def _valid(element: Any) -> bool:

@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medunet.errors import OutputError, UsageError
+from medunet.errors import DicomError, UsageError
 from medunet.export.algorithm import SOFTWARE_VERSION, Algorithm
 from medunet.export.dicom.frames import (
     fractions,
     grid_frames,
     grid_places,
+    in_frames,
     label_frames,
     one_pixel_frames,
     refer,
-    several_files,
     slice_places,
     stacked,
     unrefer,
@@ -33,7 +33,7 @@ from medunet.export.dicom.frames import (
 )
 from medunet.export.dicom.origin import CHARACTERS, MANUFACTURER, Origin, write_dataset
 from medunet.export.dicom.segment import described
-from medunet.io.dicom.elements import quiet
+from medunet.io.dicom.elements import quiet, reason_of
 from medunet.io.volume import Segmentation
 
 
@@ -83,6 +83,7 @@ def write_seg(
 
     Raises:
         UsageError: no DICOM series, labels that overlap in a LABELMAP, or no probabilities for FRACTIONAL.
+        DicomError: the headers of the images allow for none.
         OutputError: the file cannot be written, or the source's files cannot be read any more.
     """
     origin = Origin.of(segmentation, algorithm or Algorithm(), probabilities if kind == "FRACTIONAL" else None)
@@ -120,10 +121,10 @@ def _build(origin: Origin, kind: str, probabilities: NDArray[np.floating[Any]] |
             return with_fractions(seg, origin, found)
         if kind == "GRID":
             return _seg(origin, kind, images, lambda: grid_frames(origin))
-        return _seg(origin, kind, images, lambda: label_frames(origin, images))
+        return _seg(origin, kind, images, lambda: label_frames(origin))
     except (ValueError, TypeError, AttributeError, LookupError) as error:  # what highdicom makes of odd headers
-        raise OutputError(
-            f"No DICOM segmentation can be made of the series {origin.series.title}: {error}.",
+        raise DicomError(
+            f"No DICOM segmentation can be made of the series {origin.series.title}: {reason_of(error).rstrip('.')}.",
             "Write a NIfTI mask instead (-f nifti).",
         ) from error
 
@@ -133,15 +134,15 @@ def _seg(origin: Origin, kind: str, images: list[Any], frames: Callable[[], NDAr
 
     labels, name, of = origin.segmentation.labels, origin.algorithm.name, KINDS[kind]
     series_uid, sop_uid = seg_uids(kind, origin)
-    pixels, several = frames(), several_files(origin)
+    pixels, framed = frames(), in_frames(origin)
     places: dict[str, Any] = {}
     if kind == "GRID" and origin.series.geometry is not None:
         places = grid_places(origin.series.geometry)
-    elif several:
+    elif framed:
         places = slice_places(origin)
     seg = Seg(
-        source_images=images[:1] if several else images,
-        further_source_images=images[1:] if several else None,
+        source_images=images[:1] if framed else images,
+        further_source_images=images[1:] if framed else None,
         pixel_array=stacked(pixels, labels) if labels.nested and pixels.ndim == 3 else pixels,
         segmentation_type=of.type,
         segment_descriptions=[described(label, origin) for label in labels.foreground],
@@ -162,6 +163,6 @@ def _seg(origin: Origin, kind: str, images: list[Any], frames: Callable[[], NDAr
     seg.ContributingEquipmentSequence = [origin.equipment()]
     if kind == "GRID":
         unrefer(seg)
-    elif several:
+    elif framed:
         refer(seg, origin)
     return seg

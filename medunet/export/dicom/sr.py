@@ -16,12 +16,12 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
-from medunet.errors import OutputError
+from medunet.errors import DicomError
 from medunet.export.algorithm import SOFTWARE_VERSION, Algorithm
 from medunet.export.dicom.origin import CHARACTERS, MANUFACTURER, Origin, write_dataset
 from medunet.export.dicom.seg import KINDS, kind_of, seg_uids
 from medunet.export.dicom.segment import concept, tracking_uid
-from medunet.io.dicom.elements import quiet
+from medunet.io.dicom.elements import quiet, reason_of
 from medunet.io.volume import Segmentation
 from medunet.labels import Label
 
@@ -47,6 +47,7 @@ def write_sr(
 
     Raises:
         UsageError: no DICOM series.
+        DicomError: the headers of the images allow for none.
         OutputError: the file cannot be written, or the source's files cannot be read any more.
     """
     origin = Origin.of(segmentation, algorithm or Algorithm(), probabilities if kind == "FRACTIONAL" else None)
@@ -75,8 +76,8 @@ def _build(origin: Origin, kind: str | None) -> Any:
             specific_character_set=CHARACTERS,
         )
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # what highdicom makes of odd headers
-        raise OutputError(
-            f"No DICOM report can be made of the series {origin.series.title}: {error}.",
+        raise DicomError(
+            f"No DICOM report can be made of the series {origin.series.title}: {reason_of(error).rstrip('.')}.",
             "The volumes stand in predict.json, too.",
         ) from error
     report.ContributingEquipmentSequence = [origin.equipment()]

@@ -41,6 +41,8 @@ VOLUME_CLASSES = frozenset(
     }
 )
 DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
+_LATER_KINDS = {"1.2.840.10008.5.1.4.1.1.66.7": "Label Map Segmentation Storage"}
+"""Names that pydicom does not know yet."""
 COLOURS = ("RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT")
 TRAITS = (
     ("image type", "ImageType"),
@@ -176,7 +178,7 @@ def _unreadable(error: Exception) -> ReadError:
 def kind_name(sop_class: UID) -> str:
     """Name of a SOP class in words, whatever the file states."""
     known = sop_class.name != str(sop_class)
-    return str(sop_class.name) if known else "an object of unknown class"
+    return str(sop_class.name) if known else _LATER_KINDS.get(str(sop_class), "an object of unknown class")
 
 
 def _is_image(sop_class: UID, dataset: Any) -> bool:

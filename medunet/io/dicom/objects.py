@@ -13,7 +13,7 @@ import pydicom
 
 from medunet.errors import DicomError, ReadError
 from medunet.io.dicom.contoured import RTSTRUCT_CLASS
-from medunet.io.dicom.elements import count, items, printable, quiet, text
+from medunet.io.dicom.elements import count, items, printable, quiet, reason_of, text
 from medunet.io.dicom.header import is_dicom, sop_class_of
 from medunet.io.dicom.opening import files_below, head, opened
 from medunet.io.dicom.segments import SEG_CLASSES
@@ -118,8 +118,7 @@ def _read(path: Path) -> LabelObject:
             dataset = pydicom.dcmread(handle, stop_before_pixels=True, force=True, specific_tags=tags)
             return _described(dataset, path)
     except Exception as error:  # pydicom raises a dozen types for damaged files
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ReadError(f"{path} cannot be read: {reason}.", "Export it again.") from error
+        raise ReadError(f"{path} cannot be read: {reason_of(error)}.", "Export it again.") from error
 
 
 def _described(dataset: Any, path: Path) -> LabelObject:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import pydicom
 import pytest
 
 from medunet.demo.dicom_export import CT_FOLDER
-from medunet.errors import OutputError, UsageError
+from medunet.errors import DicomError, OutputError, UsageError
 from medunet.export.algorithm import Algorithm
 from medunet.export.dicom.seg import write_seg
 from medunet.export.dicom.sr import write_sr
 from medunet.geometry import Geometry
 from medunet.io.dicom import read_dicom
+from medunet.io.selection import Selection
 from medunet.io.volume import Segmentation
 from medunet.labels import Coded, LabelMap, Term
 
@@ -300,6 +302,63 @@ def test_several_multi_frame_files_get_one_object_that_refers_to_all(
         groups = sources[source.ReferencedSOPInstanceUID].PerFrameFunctionalGroupsSequence
         position = groups[int(source.ReferencedFrameNumber) - 1].PlanePositionSequence[0].ImagePositionPatient
         assert np.allclose(position, frame.PlanePositionSequence[0].ImagePositionPatient, atol=1e-4)
+
+
+@pytest.mark.parametrize("sex", ["FEMALE", "W"])
+def test_a_sex_that_dicom_does_not_know_is_left_empty(segmented: Make, study: Path, tmp_path: Path, sex: str) -> None:
+    for path in (study / CT_FOLDER).iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.PatientSex = sex
+        dataset.save_as(path)
+    assert pydicom.dcmread(write_seg(segmented(), tmp_path / "mask.dcm", ALGORITHM)).PatientSex == ""
+
+
+def test_volumes_of_one_multi_frame_file_get_a_segmentation_each(
+    study: Path, mask: np.ndarray, labels: LabelMap, tmp_path: Path
+) -> None:
+    """Two b-values at each position; the masks are equal, the objects are not."""
+    images = sorted(map(pydicom.dcmread, (study / CT_FOLDER).iterdir()), key=lambda image: image.InstanceNumber)
+    whole = highdicom.legacy.LegacyConvertedEnhancedCTImage(images, highdicom.UID(), 7, highdicom.UID(), 1)
+    groups, pixels = list(whole.PerFrameFunctionalGroupsSequence), whole.PixelData
+    size = len(pixels) // len(groups)
+    both = [copy.deepcopy(group) for group in groups for _ in range(2)]
+    for number, group in enumerate(both):
+        diffusion = pydicom.Dataset()
+        diffusion.DiffusionBValue = 1000.0 * (number % 2)
+        group.MRDiffusionSequence = [diffusion]
+    whole.NumberOfFrames, whole.PerFrameFunctionalGroupsSequence = len(both), both
+    whole.PixelData = b"".join(2 * pixels[start : start + size] for start in range(0, len(pixels), size))
+    whole.save_as(tmp_path / "both.dcm")
+    written = []
+    for number in (1, 2):
+        volume = read_dicom(tmp_path / "both.dcm", Selection(volume=number))
+        segmentation = Segmentation(mask, volume.geometry, labels, volume.source)
+        for kind in ("BINARY", "FRACTIONAL"):
+            values = np.stack([mask == index for index in range(len(labels))]).astype(np.float32)
+            path = write_seg(segmentation, tmp_path / "mask.dcm", ALGORITHM, kind=kind, probabilities=values)
+            seg = highdicom.seg.segread(path)
+            found = seg.get_volume(combine_segments=kind == "BINARY", rescale_fractional=False)
+            assert (found.array > 0).sum() == (mask > 0).sum()
+            for frame in seg.PerFrameFunctionalGroupsSequence:
+                (source,) = frame.DerivationImageSequence[0].SourceImageSequence
+                group = both[int(source.ReferencedFrameNumber) - 1]
+                assert group.MRDiffusionSequence[0].DiffusionBValue == 1000 * (number - 1)
+                place = group.PlanePositionSequence[0].ImagePositionPatient
+                assert np.allclose(place, frame.PlanePositionSequence[0].ImagePositionPatient, atol=1e-4)
+            written.append(seg.SOPInstanceUID)
+    assert len({*written}) == 4
+
+
+def test_what_the_library_refuses_is_told_without_the_value(
+    segmented: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("'DOE^JANE' is not a valid name.")
+
+    monkeypatch.setattr(highdicom.seg, "Segmentation", refuse)
+    with pytest.raises(DicomError, match=r"No DICOM segmentation .*: \.\.\. is not a valid name\. ") as caught:
+        write_seg(segmented(), tmp_path / "mask.dcm", ALGORITHM)
+    assert "JANE" not in str(caught.value)
 
 
 def test_segments_say_where_a_lesion_lies_and_what_a_config_says(
