@@ -440,6 +440,13 @@ def enhanced_in_two_files(folder: Path) -> Made:
     return images
 
 
+def enhanced_twice(folder: Path) -> Made:
+    images = stack()
+    _enhanced(folder / "one", images)
+    (folder / "again").write_bytes((folder / "one").read_bytes())
+    return images
+
+
 def enhanced_with_one_slope(folder: Path) -> Made:
     """The rescaling stands where classic objects have it, and nowhere else."""
     images = [replace(image, slope=0.5, intercept=-3.0) for image in stack()]
@@ -570,6 +577,7 @@ EXACT: dict[str, Callable[[Path], Made]] = {
     "non-square pixels": _oriented((1, 0, 0), (0, 1, 0), spacing=(6.4, 4.0)),
     "enhanced, a slope per frame": enhanced,
     "enhanced, one slope for all": enhanced_with_one_slope,
+    "enhanced, a file twice": enhanced_twice,
     "enhanced, in two files": enhanced_in_two_files,
     "enhanced, two kinds at each position": enhanced_two_kinds,
     "legacy converted, against the normal": legacy_converted,

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -180,7 +181,7 @@ def scan(path: Path) -> Export:
         if not header.slices:
             left_out.setdefault(f"{header.kind}, no scanner image", []).append(name)
     ignored = tuple(f"{_some(names)} left out: {reason}." for reason, names in left_out.items())
-    found = _counted(_numbered([_series(part) for part in group(slices, _digest)]), slices)
+    found = _counted(_numbered([_series(part) for part in group(slices, _digests())]), slices)
     found.sort(key=lambda series: (not series.plausible, -series.voxels, series.uid, series.number, series.description))
     logger.debug("DICOM: %d images in %d series, %d remarks", len(slices), len(found), len(ignored))
     return Export(path, tuple(found), ignored)
@@ -226,12 +227,20 @@ def _some(names: Sequence[str]) -> str:
     return f"{', '.join(names[:2])} and {len(names) - 2} more were"
 
 
-def _digest(item: Slice) -> str:
-    """Hash of the pixel bytes of a single-frame file; "" for frames and for files that cannot be read now."""
-    if item.frame is not None:
-        return ""
+def _digests() -> Callable[[Slice], str]:
+    """What names the pixels of a slice: those of its file and which frame it is; "" if the file cannot be read now."""
+    of_file = cache(_digest)
+
+    def name(item: Slice) -> str:
+        found = of_file(item.path)
+        return found if item.frame is None or not found else f"{found} {item.frame}"
+
+    return name
+
+
+def _digest(path: Path) -> str:
     try:
-        with quiet(), opened(item.path) as handle:
+        with quiet(), opened(path) as handle:
             dataset = pydicom.dcmread(handle, force=True, specific_tags=list(_PIXEL_TAGS))
         syntax = str(dataset.file_meta.get("TransferSyntaxUID", "")).encode()
         values = [bytes(dataset.get_item(keyword).value) for keyword in _PIXEL_TAGS]
