@@ -15,9 +15,9 @@ from medunet.errors import DicomError, GeometryError
 from medunet.evaluation.structures import Structures
 from medunet.geometry import Geometry
 from medunet.io.files import read_mask
-from medunet.io.labelled import Truth, draw_object
+from medunet.io.labelled import Remarks, Truth, draw_object
+from medunet.io.picture_masks import is_picture, read_picture_mask
 from medunet.io.read import reads_as_dicom
-from medunet.labels import BACKGROUND, IGNORE, LabelMap
 
 
 def read_pair(prediction: Path, reference: Path, structures: Structures | None) -> tuple[Truth, Truth]:
@@ -33,14 +33,14 @@ def read_pair(prediction: Path, reference: Path, structures: Structures | None) 
     """
     drawn = [reads_as_dicom(path) for path in (prediction, reference)]
     if not any(drawn):
-        values, geometry = read_mask(reference)
-        return Truth(_on_grid(*read_mask(prediction), geometry), geometry), Truth(values, geometry)
+        truth = _reference(reference, structures)
+        return Truth(_on_grid(*read_mask(prediction), truth.geometry), truth.geometry), truth
     from medunet.io.dicom.objects import label_object
     from medunet.io.dicom.placing import Target
     from medunet.io.dicom.union import common_grid
 
     assert structures is not None  # noqa: S101  `evaluate` asks for names where there are DICOM objects
-    labels = _label_map(structures)
+    labels = structures.labels
     if all(drawn):
         ours, theirs = label_object(prediction), label_object(reference)
         if ours.patient != theirs.patient and ours.patient and theirs.patient:
@@ -59,14 +59,14 @@ def read_pair(prediction: Path, reference: Path, structures: Structures | None) 
     return (truth, mask) if drawn[0] else (mask, truth)
 
 
-def _label_map(structures: Structures) -> LabelMap:
-    """The structures as labels.
-
-    Raises:
-        DataError: they cross, so that one mask cannot hold them.
-    """
-    mapping = {BACKGROUND: structures.background or (0,), **structures.values}
-    return LabelMap.from_mapping(mapping | ({IGNORE: structures.ignore} if structures.ignore else {}))
+def _reference(path: Path, structures: Structures | None) -> Truth:
+    """A mask file; a picture is read as the data set of the config is."""
+    if structures is None or structures.background is None or not is_picture(path):
+        return Truth(*read_mask(path))
+    if len(structures.values) > 1 and not structures.reading.colours:  # several values have no edges between two
+        return Truth(*read_mask(path))
+    values, geometry, smoothed = read_picture_mask(path, structures.reading, structures.labels)
+    return Truth(values, geometry, Remarks(smoothed=smoothed))
 
 
 def _on_grid(array: NDArray[Any], geometry: Geometry, wanted: Geometry) -> NDArray[Any]:

@@ -18,8 +18,10 @@ import yaml
 
 from medunet.config.derived import annotated_names
 from medunet.config.load import read_layers
+from medunet.config.pictures import as_colours
 from medunet.config.terms import TermConfig
 from medunet.errors import UsageError
+from medunet.io.case import Reading
 from medunet.labels import BACKGROUND, IGNORE, LabelMap, format_values
 
 LabelsLike = str | Path | LabelMap | Mapping[str, int | Sequence[int]]
@@ -39,6 +41,7 @@ class Structures:
         terms: what structures are called in DICOM objects, as a config or model says.
         annotated: patterns of case ids to the structures that these cases were annotated for; the others are not
             scored. Stated by the `data` section of a config.
+        reading: how references that are pictures are read, as that section says.
     """
 
     values: Mapping[str, tuple[int, ...]]
@@ -46,6 +49,17 @@ class Structures:
     ignore: tuple[int, ...] = ()
     annotated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     terms: Mapping[str, TermConfig] = field(default_factory=dict)
+    reading: Reading = field(default_factory=Reading)
+
+    @property
+    def labels(self) -> LabelMap:
+        """The structures as labels.
+
+        Raises:
+            DataError: they cross, so that one mask cannot hold them.
+        """
+        mapping = {BACKGROUND: self.background or (0,), **self.values}
+        return LabelMap.from_mapping(mapping | ({IGNORE: self.ignore} if self.ignore else {}))
 
     def of(self, case: str) -> dict[str, tuple[int, ...]]:
         """The structures that a case was annotated for."""
@@ -84,7 +98,10 @@ def read_structures(labels: LabelsLike) -> Structures:
     document = _read_file(path)
     structures = _structures(document.get("labels", document), str(path))
     return replace(
-        structures, annotated=_annotated(document, structures), terms=_terms(document, structures, str(path))
+        structures,
+        annotated=_annotated(document, structures),
+        terms=_terms(document, structures, str(path)),
+        reading=_reading(document, structures, str(path)),
     )
 
 
@@ -165,6 +182,20 @@ def _terms(document: Mapping[Any, Any], structures: Structures, where: str) -> d
         }
     except (ValueError, TypeError) as error:
         raise UsageError(f'The key "terms" of {where} is not understood.', "See: medunet config check FILE.") from error
+
+
+def _reading(document: Mapping[Any, Any], structures: Structures, where: str) -> Reading:
+    """`data.colours` and `data.grey_edges` of a config."""
+    data = document.get("data") if "labels" in document else None
+    if not isinstance(data, dict):
+        return Reading()
+    stated = data.get("colours") or {}
+    colours = {str(name): as_colours(entry) for name, entry in stated.items()} if isinstance(stated, dict) else {}
+    words = [word for entry in colours.values() for word in (entry if isinstance(entry, tuple) else (entry,))]
+    good = all(isinstance(word, str) and re.fullmatch("#[0-9a-f]{6}", word) for word in words)
+    if not isinstance(stated, dict) or not good or set(colours) - {BACKGROUND, IGNORE, *structures.values}:
+        raise UsageError(f"data.colours of {where} is not understood.", "See: medunet config check FILE.")
+    return Reading(tuple(colours.items()), grey_edges=data.get("grey_edges") is not False)
 
 
 def _names_first(mapping: Mapping[Any, Any]) -> dict[str, Any]:

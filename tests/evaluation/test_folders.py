@@ -324,3 +324,43 @@ def test_objects_are_told_apart_where_asked(tmp_path):
 def test_objects_of_a_structure_that_is_not_named_are_refused(study, labels):
     with pytest.raises(UsageError, match='objects of "nucleus" cannot be scored'):
         evaluate(*study, labels=labels, objects=["nucleus"])
+
+
+def picture_study(tmp_path, reference, config):
+    """A predicted PNG with a quarter of the pixels at 255, its reference, and a config beside them."""
+    truth = np.zeros((24, 24), np.uint8)
+    truth[:12, :12] = 255
+    for folder in ("predictions", "references"):
+        (tmp_path / folder).mkdir()
+    Image.fromarray(truth).save(tmp_path / "predictions" / "x_mask.png")
+    reference(truth, tmp_path / "references")
+    (tmp_path / "config.yaml").write_text(config)
+    return evaluate(tmp_path / "predictions", tmp_path / "references", labels=tmp_path / "config.yaml")
+
+
+def test_colours_of_references_mean_what_the_config_says(tmp_path):
+    def write_colours(truth, folder):
+        colours = np.where(truth[..., None] > 0, np.uint8((128, 64, 128)), np.uint8((0, 0, 0)))
+        Image.fromarray(colours).save(folder / "x.png")
+
+    config = "labels: {background: 0, road: 255}\n"
+    config += 'data: {colours: {background: [0, 0, 0], road: "#804080"}}\n'
+    found = picture_study(tmp_path, write_colours, config)
+    assert found.summary["mean_foreground_dice"] == 1.0
+
+
+def test_smoothed_edges_of_a_reference_go_to_the_nearer_value_and_are_told(tmp_path):
+    def write_smoothed(truth, folder):
+        smooth = truth.copy()
+        smooth[11, :12], smooth[12, :12] = 200, 40
+        Image.fromarray(smooth).save(folder / "x.png")
+
+    found = picture_study(tmp_path, write_smoothed, "labels: {background: 0, cell: 255}\n")
+    assert found.summary["mean_foreground_dice"] == 1.0
+    assert any("Smoothed edges" in note for note in found.summary["notes"])
+
+
+def test_colours_of_the_config_that_cannot_be_read_are_a_sentence(tmp_path):
+    config = "labels: {background: 0, cell: 255}\ndata: {colours: {cell: red}}\n"
+    with pytest.raises(UsageError, match=r"data\.colours"):
+        picture_study(tmp_path, lambda *_: None, config)

@@ -20,6 +20,7 @@ def folders(tmp_path):
         for folder, names in zip(result, (predictions, references), strict=True):
             folder.mkdir()
             for name in names:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).touch()
         return result
 
@@ -114,3 +115,25 @@ def test_a_file_beside_a_folder_is_refused(folders):
     predictions, references = folders(["a.nii.gz"], ["a.nii.gz"])
     with pytest.raises(UsageError, match="two files or two folders"):
         match_files(predictions / "a.nii.gz", references)
+
+
+def test_pictures_in_sub_folders_match_as_predict_keeps_them(folders):
+    predictions, references = folders(
+        ["a/x_mask.png", "b/c/x_mask.png", "b/c/x_overlay.png"], ["a/x.png", "b/c/x.png", ".trash/x.png"]
+    )
+    pairs = match_files(predictions, references).pairs
+    assert [pair.case for pair in pairs] == ["a/x", "b/c/x"]
+    assert pairs[1].prediction == predictions / "b" / "c" / "x_mask.png"
+
+
+def test_sub_folders_of_another_purpose_are_left_alone(folders):
+    predictions, references = folders(["x_mask.png", "new/y.png"], ["x.png", "old/x.png", "old/x_mask.png"])
+    matching = match_files(predictions, references)
+    assert [pair.case for pair in matching.pairs] == ["x"]
+    assert matching.without_reference == ()
+
+
+def test_a_table_of_references_is_told_to_be_no_mask(folders):
+    predictions, references = folders(["x_mask.png"], ["masks.csv"])
+    with pytest.raises(UsageError, match="write them as PNG"):
+        match_files(predictions, references / "masks.csv")
