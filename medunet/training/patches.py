@@ -65,6 +65,7 @@ class PatchDataset(Dataset[Batch]):
         self.appearance = Appearance(config.augment, config.train.patch_size)
         self.collages = config.augment.collage_probability or 0.0
         self.annotated = _annotated(self.cases, config)
+        self._alike = _alike(self.annotated, len(self.cases))
         self.weighted = all(case.weights is not None for case in self.cases)
         self._cut = cut_mirrored if any(margin) or beyond_is_mirrored(config.augment) else cut_padded
         self._locations: dict[int, dict[int, NDArray[np.int32]]] = {}
@@ -77,7 +78,7 @@ class PatchDataset(Dataset[Batch]):
         number = self._number_of(index)
         pixels, indices = self._patch(number, rng, forced=self._forced(index))
         if self.collages and rng.random() < self.collages:
-            self._collage(pixels, indices, rng)
+            self._collage(number, pixels, indices, rng)
         item = {"label": indices[None].contiguous()}
         if self.weighted:
             pixels, item["weight"] = pixels[:-1], pixels[-1:].contiguous()
@@ -97,15 +98,19 @@ class PatchDataset(Dataset[Batch]):
             pixels, indices = pixels.squeeze(-1), indices.squeeze(-1)
         return apply_spatial(pixels, indices, self.config.train.patch_size, draw)
 
-    def _collage(self, pixels: torch.Tensor, indices: torch.Tensor, rng: np.random.Generator) -> None:
-        """Cover three of the four parts of a patch, around a random point of its first two axes, with other cases."""
+    def _collage(self, number: int, pixels: torch.Tensor, indices: torch.Tensor, rng: np.random.Generator) -> None:
+        """Cover three of the four parts of a patch, around a random point of its first two axes, with other cases.
+
+        They were annotated for the same labels as the case of the patch.
+        """
+        others = self._alike[number]
         row, column = (int(rng.uniform(0.3, 0.7) * size) for size in indices.shape[:2])
         for rows, columns in (
             (slice(row, None), slice(None, column)),
             (slice(None, row), slice(column, None)),
             (slice(row, None), slice(column, None)),
         ):
-            other, labels = self._patch(int(rng.integers(len(self.cases))), rng, forced=False)
+            other, labels = self._patch(others[int(rng.integers(len(others)))], rng, forced=False)
             pixels[:, rows, columns] = other[:, rows, columns]
             indices[rows, columns] = labels[rows, columns]
 
@@ -191,6 +196,15 @@ def _annotated(cases: Sequence[CachedCase], config: Config) -> list[torch.Tensor
         return None
     labels = LabelMap.from_mapping(config.labels)
     return [torch.tensor(annotated_labels(case.id, config.data.annotated, labels)) for case in cases]
+
+
+def _alike(annotated: Sequence[torch.Tensor] | None, count: int) -> list[list[int]]:
+    """Per case, the cases that were annotated for the same labels."""
+    keys = [tuple(known.tolist()) for known in annotated] if annotated is not None else [()] * count
+    groups: dict[tuple[bool, ...], list[int]] = {}
+    for number, key in enumerate(keys):
+        groups.setdefault(key, []).append(number)
+    return [groups[key] for key in keys]
 
 
 def _signed(indices: NDArray[Any]) -> torch.Tensor:

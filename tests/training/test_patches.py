@@ -498,3 +498,17 @@ def test_a_collage_holds_parts_of_several_cases_and_their_labels(
     seen = [samples[index] for index in range(30)]
     assert max(len(item["image"].unique()) for item in seen) == 4
     assert all(torch.equal(item["image"] % 3, item["label"].float()) for item in seen)
+
+
+def test_a_collage_joins_cases_that_were_annotated_for_the_same_labels(
+    dataset: Callable[..., PatchDataset], tmp_path: Path
+) -> None:
+    cases = [
+        case(tmp_path, f"{'part' if n % 2 else 'full'}_{n}", np.full((1, 8, 8), float(n)), np.zeros((8, 8), np.uint8))
+        for n in range(1, 9)
+    ]
+    changes = {"augment": {"preset": "none", "collage_probability": 1.0}, "data.annotated": {"part_*": ["core"]}}
+    samples = dataset({**PHOTO, **changes}, cases)
+    seen = [samples[index] for index in range(30)]
+    assert max(len(item["image"].unique()) for item in seen) > 2
+    assert all(len((item["image"] % 2).unique()) == 1 for item in seen)
