@@ -48,7 +48,7 @@ class DataConfig(Section):
     resize_label: bool = False
     """Bring masks of another size than their picture to its size (by the nearest pixel); false: they are errors."""
     grey_edges: bool = True
-    """In masks with two values that are at least 64 apart, take up to 5 % of other values for smoothed edges (JPEG,
+    """In masks with two values that are at least 64 apart, take up to 20 % of other values for smoothed edges (JPEG,
     antialiasing): each goes to the nearer of the two, and a warning says so; false: they are errors."""
     modality: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("CT",)
     """One name per image channel, for example [CT] or [T1, T2, FLAIR]."""

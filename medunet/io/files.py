@@ -100,7 +100,8 @@ def read_mask(path: Path) -> tuple[NDArray[np.generic], Geometry]:
     volume = _read_one(path, mask=True)
     array = volume.array[0]
     if volume.channels != 1 and not (volume.channels == 3 and (volume.array == array).all()):
-        raise DataError(f"{path} has {volume.channels} channels; a mask has one value per voxel.")
+        hint = "If its colours stand for labels, say which in data.colours." if volume.source.kind == "picture" else ""
+        raise DataError(f"{path} has {volume.channels} channels; a mask has one value per voxel.", hint)
     if array.dtype.kind == "f":
         check_finite(array, path)
         rounded = np.rint(array)

@@ -160,6 +160,14 @@ def survey(
     return manifest, problems
 
 
+def _same_id(first: Case, case: Case) -> Problem:
+    if first.images == case.images:
+        rule = f"it is listed twice: two rows name {case.images[0]}."
+        return Problem(case.id, "image", rule, hint="Keep one of them.")
+    rule = f"two cases have this id: {first.images[0]} and {case.images[0]}."
+    return Problem(case.id, "id", rule, hint="Rename one, or state an id for each.")
+
+
 def _case_problems(cases: Sequence[Case], channels: int | None, require_labels: bool) -> list[Problem]:
     problems: list[Problem] = []
     ids: dict[str, Case] = {}
@@ -167,8 +175,7 @@ def _case_problems(cases: Sequence[Case], channels: int | None, require_labels: 
     for case in cases:
         first = ids.setdefault(case.id, case)
         if first is not case:
-            rule = f"two cases have this id: {first.images[0]} and {case.images[0]}."
-            problems.append(Problem(case.id, "id", rule, hint="Rename one, or state an id for each."))
+            problems.append(_same_id(first, case))
         if not _safe_name(case.id):
             rule = "an id becomes part of file names; it needs printable characters without / and \\."
             problems.append(Problem(str(case.images[0]), "id", rule, value=repr(case.id)))

@@ -20,8 +20,9 @@ from medunet.io.files import image_ending, read_image, read_mask
 from medunet.io.pictures import PICTURES
 from medunet.labels import IGNORE, LabelMap
 
-MOST_ODD = 0.05
-"""Share of the pixels that may lie between the two values of a mask."""
+MOST_ODD = 0.2
+"""Share of the pixels that may lie between the two values of a mask: small pictures are mostly edges, and a gradient or
+a photograph has more."""
 
 _SMALLEST_STEP = 64
 _LOSSY = (".jpg", ".jpeg")
@@ -93,18 +94,18 @@ def _told(
     doubtful = odd
     if image_ending(path) in _LOSSY:  # flat areas of a JPEG may be some steps off
         doubtful = odd & (numbers > low + margin) & (numbers < high - margin)
+    solid = doubtful & (ndimage.minimum_filter(numbers, 3) == ndimage.maximum_filter(numbers, 3))
+    if solid.any():
+        raise DataError(
+            f"{path} holds areas of the value {numbers[solid].flat[0]}, which no label names and no edge explains.",
+            f"Name it under `labels`, or make it {low} or {high}.",
+        )
     share = float(doubtful.mean())
     if share > MOST_ODD:
         raise DataError(
             f"{path} holds values between {low} and {high} in {share:.1%} of its pixels; up to {MOST_ODD:.0%} are "
             "taken for smoothed edges.",
             "Name the values under `labels`, or threshold the mask.",
-        )
-    solid = doubtful & (ndimage.minimum_filter(numbers, 3) == ndimage.maximum_filter(numbers, 3))
-    if solid.any():
-        raise DataError(
-            f"{path} holds areas of the value {numbers[solid].flat[0]}, which no label names and no edge explains.",
-            f"Name it under `labels`, or make it {low} or {high}.",
         )
     straight = np.where(2 * numbers > low + high, high, low).astype(array.dtype)
     return straight, geometry, float(odd.mean())

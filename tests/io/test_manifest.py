@@ -282,6 +282,12 @@ class TestTable:
         assert [path.name for path in manifest.cases[0].images] == expected
         assert manifest.modality == (() if "image" in names else ("T2", "T1"))
 
+    def test_two_rows_for_one_image_are_told_as_such(self, tmp_path):
+        touch(tmp_path, "i/1.png", "m/1.png", "m/2.png")
+        table(tmp_path, "image,label\ni/1.png,m/1.png\ni/1.png,m/2.png\n")
+        (problem,) = problems(tmp_path)
+        assert "1: image: it is listed twice: two rows name" in problem
+
     def test_columns_of_no_concern_are_mentioned(self, tmp_path):
         touch(tmp_path, "1.png", "2.png")
         table(tmp_path, "image,label,age,sex\n1.png,2.png,60,f\n")

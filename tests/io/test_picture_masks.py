@@ -85,9 +85,24 @@ def test_an_area_of_another_value_is_a_structure_and_no_edge(tmp_path: Path, val
 
 
 def test_too_many_odd_values_are_an_error_with_their_share(tmp_path: Path) -> None:
-    mask = np.where(np.indices((160, 200)).sum(axis=0) % 9 == 0, 100, 0).astype(np.uint8)
-    with pytest.raises(DataError, match=r"values between 0 and 255 in 11\.\d% of its pixels; up to 5% are taken"):
+    mask = np.where(np.indices((160, 200)).sum(axis=0) % 4 == 0, 100, 0).astype(np.uint8)
+    with pytest.raises(DataError, match=r"values between 0 and 255 in 25\.\d% of its pixels; up to 20% are taken"):
         read(tmp_path, save(tmp_path / "m.png", mask), PERSON)
+
+
+def test_the_edges_of_a_small_mask_may_be_a_large_part_of_it(tmp_path: Path) -> None:
+    smooth = Image.fromarray(disc()).resize((40, 32), Image.Resampling.BOX)
+    smooth.save(tmp_path / "m.png")
+    image = save(tmp_path / "small.png", np.arange(1280, dtype=np.uint16).reshape(40, 32).T)
+    truth = read_case_label(Case("x", (image,), tmp_path / "m.png"), read_volume(image), PERSON)
+    assert truth.remarks.smoothed > 0.05
+    assert set(np.unique(truth.values)) == {0, 255}
+
+
+def test_a_mask_of_one_bit_is_told_by_its_value(tmp_path: Path) -> None:
+    Image.fromarray(disc()).convert("1").save(tmp_path / "m.png")
+    with pytest.raises(DataError, match="areas of the value 1, which no label names"):
+        read(tmp_path, tmp_path / "m.png", PERSON)
 
 
 @pytest.mark.parametrize(
