@@ -195,7 +195,7 @@ class Geometry:
         if sorted(targets) != sorted(here):
             raise GeometryError(
                 f'Orientation "{axcodes}" does not name each of the {self.rank} axes once.',
-                'Use letters such as "RAS", "LPS" or "ASR" (two, such as "RA", for pictures).',
+                'Set preprocess.orientation to letters such as "RAS" or "ASR" (pictures take two, such as "RA").',
             )
         axes, flips = [], []
         for letter, world in zip(axcodes, targets, strict=True):

@@ -36,6 +36,7 @@ from medunet.inference.quality import Flag, find_flags
 from medunet.inference.scratch import Scratch
 from medunet.inference.sources import as_volume
 from medunet.io.large import LARGE
+from medunet.io.pictures import about_transparency
 from medunet.io.selection import Selection
 from medunet.io.volume import Segmentation, Volume
 from medunet.labels import LabelMap
@@ -226,10 +227,12 @@ class Predictor:
             raise DataError(
                 f"The model sees slices with their neighbours, but {volume.source.path} is a picture, which has none."
             )
-        if volume.channels != len(self.spec.modality):
+        wanted = len(self.spec.modality)
+        if volume.channels != wanted:
             raise DataError(
-                f"The model takes {len(self.spec.modality)} channels ({', '.join(self.spec.modality)}), but "
-                f"{volume.source.path} has {volume.channels}."
+                f"The model takes {wanted} channel{'s' if wanted > 1 else ''} ({', '.join(self.spec.modality)}), but "
+                f"{volume.source.path} has {volume.channels}.",
+                "Save the picture without transparency." if about_transparency(volume, wanted) else "",
             )
         return volume
 

@@ -24,6 +24,7 @@ from medunet.io.case import Case
 from medunet.io.fingerprint import fingerprint
 from medunet.io.labelled import Remarks, read_case_image, read_case_label, sum_up
 from medunet.io.mapped import blocks
+from medunet.io.pictures import about_transparency
 from medunet.io.structures import Extent, dimmest, extents
 from medunet.io.volume import Volume
 from medunet.labels import IGNORE, LabelMap, format_values
@@ -34,6 +35,7 @@ PERCENTILES = (0.5, 50.0, 99.5)
 _SAMPLES = 1_000_000
 _BLOCK = 1 << 22
 _MANY_VALUES = 1 << 16
+_BORDER = 255  # of objects, in PASCAL VOC and data sets after it
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,8 @@ def _check_case(
         return None
     if volume.channels != channels:
         rule = f"the config names {channels} (data.modality)."
-        problems.append(Problem(case.id, "channels", rule, value=str(volume.channels)))
+        hint = about_transparency(volume, channels)
+        problems.append(Problem(case.id, "channels", rule, value=str(volume.channels), hint=hint))
     statistics = _statistics(case, volume)
     flat = [a == b for a, b in zip(statistics.minimum, statistics.maximum, strict=True)]
     if all(flat):
@@ -206,7 +209,9 @@ def _check_mask(
     unknown = [float(value) for value in sorted(counts) if value not in labels.values]
     if unknown:
         rule = f"it holds {format_values(unknown)}, which no label names; the labels are {labels.describe()}."
-        problems.append(Problem(case.id, "label", rule))
+        border = unknown == [_BORDER] and not labels.ignore
+        hint = f"If it marks pixels to leave out, add `ignore: {_BORDER}` to labels." if border else ""
+        problems.append(Problem(case.id, "label", rule, hint=hint))
     members = [label.values for label in labels.foreground]
     there = {
         label.name: one for label, one in zip(labels.foreground, extents(mask, members), strict=True) if one is not None

@@ -177,6 +177,13 @@ def without_opaque(array: NDArray[Any]) -> NDArray[Any]:
     return array[..., 0] if array.shape[-1] == 1 else array
 
 
+def about_transparency(volume: Volume, wanted: int) -> str:
+    """What to do about an alpha channel where a picture has one channel more than is wanted; "" otherwise."""
+    if volume.source.kind != "picture" or volume.channels not in (2, 4) or volume.channels != wanted + 1:
+        return ""
+    return "The last is transparency: save the picture without it, or name it in data.modality, such as A."
+
+
 def _deep_colours(head: bytes) -> bool:
     """Whether a PNG has 16 bits per colour, or with alpha; its header follows the first 16 bytes."""
     return head.startswith(_PNG) and head[24] == 16 and head[25] != 0

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medunet.atomic import atomic_file
 from medunet.config.schema import AugmentConfig, Config
+from medunet.errors import UsageError
 from medunet.export.picture import coloured, to_bytes
 from medunet.io.folds import split
 from medunet.io.manifest import read_manifest
@@ -40,10 +41,13 @@ def preview_augmentation(config: Config, path: str | Path, *, cases: int = 4, dr
         draws: augmented patches per case.
 
     Raises:
+        UsageError: the name of the picture has another ending.
         DatasetError: the data set cannot be used.
         DataError: a case cannot be read.
         OutputError: the picture cannot be written.
     """
+    if Path(path).suffix.lower() != ".png":
+        raise UsageError(f"The picture is a PNG, and {path} is not called so.", "Give a name that ends in .png.")
     labels, channels = LabelMap.from_mapping(config.labels), len(config.data.modality)
     manifest = read_manifest(
         Path(config.data.root), config.data.format, channels=channels, options=config.data

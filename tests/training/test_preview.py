@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medunet.errors import DatasetError, OutputError
+from medunet.errors import DatasetError, OutputError, UsageError
 from medunet.training.preview import preview_augmentation
 
 
@@ -65,3 +65,10 @@ def test_a_picture_that_cannot_be_written_is_an_error(
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):
         preview_augmentation(make_config(tiny_dataset), tmp_path / "file" / "sheet.png", cases=1, draws=1)
+
+
+def test_a_name_of_another_kind_of_picture_is_refused(
+    tiny_dataset: Path, make_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"ends in \.png"):
+        preview_augmentation(make_config(tiny_dataset), tmp_path / "sheet.jpg")
