@@ -36,7 +36,7 @@ from medunet.inference.quality import Flag, find_flags
 from medunet.inference.scratch import Scratch
 from medunet.inference.sources import as_volume
 from medunet.io.large import LARGE
-from medunet.io.pictures import about_transparency
+from medunet.io.pictures import about_channels
 from medunet.io.selection import Selection
 from medunet.io.volume import Segmentation, Volume
 from medunet.labels import LabelMap
@@ -232,7 +232,9 @@ class Predictor:
             raise DataError(
                 f"The model takes {wanted} channel{'s' if wanted > 1 else ''} ({', '.join(self.spec.modality)}), but "
                 f"{volume.source.path} has {volume.channels}.",
-                "Save the picture without transparency." if about_transparency(volume, wanted) else "",
+                "Save the picture in the colours, or the grey, of the training."
+                if about_channels(volume, wanted)
+                else "",
             )
         return volume
 

@@ -24,7 +24,7 @@ from medunet.io.case import Case
 from medunet.io.fingerprint import fingerprint
 from medunet.io.labelled import Remarks, read_case_image, read_case_label, sum_up
 from medunet.io.mapped import blocks
-from medunet.io.pictures import about_transparency
+from medunet.io.pictures import about_channels
 from medunet.io.structures import Extent, dimmest, extents
 from medunet.io.volume import Volume
 from medunet.labels import IGNORE, LabelMap, format_values
@@ -35,7 +35,7 @@ PERCENTILES = (0.5, 50.0, 99.5)
 _SAMPLES = 1_000_000
 _BLOCK = 1 << 22
 _MANY_VALUES = 1 << 16
-_BORDER = 255  # of objects, in PASCAL VOC and data sets after it
+_BORDER = 255  # between objects, in PASCAL VOC and data sets after it; white in masks of one structure
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _check_case(
         return None
     if volume.channels != channels:
         rule = f"the config names {channels} (data.modality)."
-        hint = about_transparency(volume, channels)
+        hint = about_channels(volume, channels)
         problems.append(Problem(case.id, "channels", rule, value=str(volume.channels), hint=hint))
     statistics = _statistics(case, volume)
     flat = [a == b for a, b in zip(statistics.minimum, statistics.maximum, strict=True)]
@@ -209,14 +209,21 @@ def _check_mask(
     unknown = [float(value) for value in sorted(counts) if value not in labels.values]
     if unknown:
         rule = f"it holds {format_values(unknown)}, which no label names; the labels are {labels.describe()}."
-        border = unknown == [_BORDER] and not labels.ignore
-        hint = f"If it marks pixels to leave out, add `ignore: {_BORDER}` to labels." if border else ""
+        hint = _about_border(counts, labels) if unknown == [_BORDER] else ""
         problems.append(Problem(case.id, "label", rule, hint=hint))
     members = [label.values for label in labels.foreground]
     there = {
         label.name: one for label, one in zip(labels.foreground, extents(mask, members), strict=True) if one is not None
     }
     return _Mask(counts, there, math.inf if difference else dimmest(volume.array[0], mask, members))
+
+
+def _about_border(counts: Counter[int], labels: LabelMap) -> str:
+    """What 255 is if no label names it: the structure where there is no other, else most likely a border."""
+    structures = labels.foreground
+    if len(structures) == 1 and not any(value in counts for value in structures[0].values):
+        return f"If it is the structure, write {structures[0].name}: {_BORDER}."
+    return "" if labels.ignore else f"If it marks pixels to leave out, add `ignore: {_BORDER}` to labels."
 
 
 def _voxels(counts: Counter[int], labels: LabelMap) -> dict[str, int]:

@@ -177,11 +177,15 @@ def without_opaque(array: NDArray[Any]) -> NDArray[Any]:
     return array[..., 0] if array.shape[-1] == 1 else array
 
 
-def about_transparency(volume: Volume, wanted: int) -> str:
-    """What to do about an alpha channel where a picture has one channel more than is wanted; "" otherwise."""
-    if volume.source.kind != "picture" or volume.channels not in (2, 4) or volume.channels != wanted + 1:
+def about_channels(volume: Volume, wanted: int) -> str:
+    """What to do where a picture has colours or transparency that nobody asked for; "" where it is neither."""
+    if volume.source.kind != "picture" or volume.channels <= wanted:
         return ""
-    return "The last is transparency: save the picture without it, or name it in data.modality, such as A."
+    if volume.channels in (2, 4) and volume.channels == wanted + 1:
+        return "The last is transparency: save the picture without it, or name it in data.modality, such as A."
+    if wanted == 1 and volume.channels == 3:
+        return "Pictures in colour take data.modality: [R, G, B]; or save them in grey."
+    return ""
 
 
 def _deep_colours(head: bytes) -> bool:

@@ -216,13 +216,16 @@ def test_a_picture_among_volumes_is_told(case, tmp_path):
     assert problem == "p: image is 7x5: most cases have 3 axes, and all must have the same number."
 
 
-def test_transparency_is_named_where_a_picture_has_a_channel_too_many(case, tmp_path):
+def test_what_to_do_about_colours_and_transparency_too_many_is_told(case, tmp_path):
     array = np.random.default_rng(0).integers(0, 200, (20, 24, 4)).astype(np.uint8)
     Image.fromarray(array).save(tmp_path / "p.png")
     Image.fromarray(np.uint8(array[..., 0] > 99)).save(tmp_path / "m.png")
     (problem,) = problems([case("p", tmp_path / "m.png", tmp_path / "p.png")], channels=3)
     assert "channels is 4" in problem
     assert "transparency" in problem
+    Image.fromarray(array[..., :3]).save(tmp_path / "p.png")
+    (problem,) = problems([case("p", tmp_path / "m.png", tmp_path / "p.png")], channels=1)
+    assert "data.modality: [R, G, B]" in problem
 
 
 def test_a_border_of_255_that_no_label_names_is_explained(case, tmp_path):
@@ -234,6 +237,10 @@ def test_a_border_of_255_that_no_label_names_is_explained(case, tmp_path):
     labels = LabelMap.from_mapping({"background": 0, "cat": 1})
     (problem,) = problems([case("p", tmp_path / "m.png", tmp_path / "p.png")], labels=labels)
     assert "add `ignore: 255` to labels" in problem
+    mask[mask == 1] = 255
+    Image.fromarray(mask).save(tmp_path / "m.png")
+    (problem,) = problems([case("p", tmp_path / "m.png", tmp_path / "p.png")], labels=labels)
+    assert "write cat: 255" in problem
 
 
 def test_grey_pictures_count_as_three_channels_where_three_are_expected(case, tmp_path):
