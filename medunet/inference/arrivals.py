@@ -108,7 +108,12 @@ class Arrivals:
         if self._is_output(path):
             return
         files = list(self._below(path))
-        dicom = sorted(_signature(file) + file.path for file in files if _looks_like_dicom(file.name))
+        pictures = any(is_picture(Path(file.name)) for file in files)
+        dicom = sorted(
+            _signature(file) + file.path
+            for file in files
+            if _looks_like_dicom(file.name) and not (pictures and _is_word(file.name))
+        )
         if dicom:
             yield Arrival(Path(path).name, (Path(path),), f"{len(dicom)}:{hash_of(dicom)}")
             return
@@ -164,6 +169,11 @@ def _entries(path: str | Path) -> list[os.DirEntry[str]]:
 
 def _is_unfinished(name: str) -> bool:
     return name.startswith((".", "~")) or name.lower().endswith(_UNFINISHED)
+
+
+def _is_word(name: str) -> bool:
+    """A name without digits, such as README or LICENSE; files of DICOM exports are numbered."""
+    return "." not in name and name.upper() != "DICOMDIR" and not any(letter.isdigit() for letter in name)
 
 
 def _looks_like_dicom(name: str) -> bool:

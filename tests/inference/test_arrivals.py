@@ -75,6 +75,17 @@ def test_pictures_in_sub_folders_count_and_thumbnails_of_studies_do_not(tmp_path
     assert "study" in keys(arrivals, 11)
 
 
+def test_a_word_beside_pictures_makes_no_study_of_their_folder(tmp_path: Path) -> None:
+    arrivals = Arrivals(tmp_path, settle=1)
+    for name in ("a.png", "README", "LICENSE"):
+        write(tmp_path / "site" / name)
+    write(tmp_path / "export" / "thumbnail.png")
+    write(tmp_path / "export" / "IM0001")
+    write(tmp_path / "words" / "Image")
+    arrivals.look(0, is_done)
+    assert keys(arrivals, 2) == ["export", "site/a.png", "words"]
+
+
 def test_channels_wait_for_each_other(tmp_path: Path) -> None:
     arrivals = Arrivals(tmp_path, channels=2, settle=5)
     write(tmp_path / "a_0000.nii.gz")
