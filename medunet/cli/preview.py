@@ -19,7 +19,7 @@ def preview_augment(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value; may be repeated.")
     ] = None,
-    cases: Annotated[int, typer.Option("--cases", min=1, max=100, help="Rows: the first cases of the training.")] = 4,
+    cases: Annotated[int, typer.Option("--cases", min=1, max=100, help="Rows: the first cases of the data set.")] = 4,
     draws: Annotated[int, typer.Option("--draws", min=1, max=100, help="Augmented patches per case.")] = 6,
 ) -> None:
     """Draw training patches: as they are, and as augmentation changes them.

@@ -16,7 +16,6 @@ from medunet.atomic import atomic_file
 from medunet.config.schema import AugmentConfig, Config
 from medunet.errors import UsageError
 from medunet.export.picture import coloured, to_bytes
-from medunet.io.folds import split
 from medunet.io.manifest import read_manifest
 from medunet.labels import Label, LabelMap
 from medunet.training.cache import CachedCase, prepare_cases, prepare_weights
@@ -37,7 +36,7 @@ def preview_augmentation(config: Config, path: str | Path, *, cases: int = 4, dr
     Args:
         config: with `data.root`.
         path: of the picture.
-        cases: of the training folds, the first ones.
+        cases: how many; the first ones of the data set.
         draws: augmented patches per case.
 
     Raises:
@@ -52,7 +51,7 @@ def preview_augmentation(config: Config, path: str | Path, *, cases: int = 4, dr
     manifest = read_manifest(
         Path(config.data.root), config.data.format, channels=channels, options=config.data
     ).by_rules(config.data.series)
-    chosen = split(manifest.cases, config.data.fold, config.data.folds)[0][:cases]
+    chosen = manifest.cases[:cases]
     with tempfile.TemporaryDirectory() as folder:
         cached: Sequence[CachedCase] = prepare_cases(
             chosen, Path(folder), config.preprocess, labels, channels=channels, flat=config.network.dims == 2

@@ -79,7 +79,7 @@ def empty_file(path: Path) -> None:
 
 IMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated": (truncated, "cannot be read as NIfTI"),
-    "empty": (empty_file, "cannot be read as NIfTI"),
+    "empty": (empty_file, "it is empty (0 bytes)"),
     "text": (text, "cannot be read as NIfTI"),
     "NaN": (not_finite, "1 of 9216 voxels that are NaN or infinite"),
     "infinite": (infinite, "1 of 9216 voxels that are NaN or infinite"),

@@ -60,8 +60,9 @@ def test_the_mask_is_that_of_the_plain_way(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measures as Linux does")
 def test_the_peak_is_far_below_the_picture_in_float32(make_picture_model: Callable[..., Path], tmp_path: Path) -> None:
-    found = measured(make_picture_model(tmp_path, 256, inference={"overlap": 0}), tmp_path, 3000, 1_000_000)
-    assert found["peak"] - found["held"] < 80e6  # in float32 it has 108 MB, as bytes with its mask 36 MB
+    found = measured(make_picture_model(tmp_path, 256, inference={"overlap": 0}), tmp_path, 4500, 1_000_000)
+    # In float32 it has 243 MB. What is imported on the way takes up to 100 MB.
+    assert found["peak"] - found["held"] < 150e6
     assert found["peak"] < found["forecast"]
 
 
