@@ -69,6 +69,9 @@ class Element:
     end: int
 
 
+_MOST_ELEMENTS = 20_000
+
+
 class Layout:
     """The elements of a file, those within sequences and fragments too, as far as they can be followed."""
 
@@ -106,6 +109,8 @@ class Layout:
         end = value + (0 if length == _UNDEFINED else length)
         element = Element(tag, start, vr, at, size, value, min(end, len(self.raw)))
         self.elements.append(element)
+        if len(self.elements) > _MOST_ELEMENTS:  # damage that was damaged can lead in circles
+            raise RecursionError
         return element
 
     def _run(self, start: int, end: int) -> int:
