@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.table import Table
+
+    from medunet.evaluation.summary import Evaluation
 
 _COLUMNS = (
     ("Dice", "dice", "mean", 3),
@@ -77,18 +81,25 @@ def evaluate(
             tolerance_mm=tolerance,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    output = Console(highlight=False, markup=False, emoji=False)
-    if not output.is_terminal:
-        output.width = _FILE_WIDTH
     if result.scored:
-        output.print(_table(result.summary))
-        print(_closing(result.summary, result.scored, len(result.problems), tolerance))
-        for name in dict.fromkeys(objects or ()):
-            print(_objects(name, result.summary["labels"][name]["metrics"]))
+        _show(result, tolerance, objects or ())
     for name in ("per_case.csv", "summary.json"):
         print(out / name)
     if result.problems:
         raise typer.Exit(3 if result.scored else 1)
+
+
+def _show(result: Evaluation, tolerance: float, objects: Sequence[str]) -> None:
+    """The table, and what stands below it."""
+    from rich.console import Console
+
+    output = Console(highlight=False, markup=False, emoji=False)
+    if not output.is_terminal:
+        output.width = _FILE_WIDTH
+    output.print(_table(result.summary))
+    print(_closing(result.summary, result.scored, len(result.problems), tolerance))
+    for name in dict.fromkeys(objects):
+        print(_objects(name, result.summary["labels"][name]["metrics"]))
 
 
 def _table(summary: dict[str, Any]) -> Table:

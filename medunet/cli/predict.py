@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medunet.cli.options import ColourOption, IrregularOption, SeriesOption, VolumeOption, selection_of
+
+if TYPE_CHECKING:
+    from medunet.inference.report import CaseReport
 
 
 def predict(
@@ -120,6 +123,11 @@ def predict(
             from medunet.inference.cluster import predict_on_cluster as on_cluster
 
             reports = on_cluster(models, source, output, options, address=ray, settings=settings, progress=progress)
+    _finish(reports)
+
+
+def _finish(reports: list[CaseReport]) -> None:
+    """Print each mask; the exit code tells of cases that failed."""
     failed = [entry for entry in reports if entry.status == "failed"]
     for entry in reports:
         for written in entry.outputs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,14 @@ Draw = Callable[[int, tuple[int, int]], tuple[NDArray[np.uint8], NDArray[np.uint
 
 @pytest.fixture(scope="session")
 def medunet() -> Callable[..., Result]:
-    """`medunet("train", "--config", path)`: what the command does; a wrong exit code fails the test."""
+    """`medunet("train", "--config", path)`: what the command does; a wrong exit code fails the test.
 
-    def call(*arguments: Any, code: int = 0) -> Result:
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    `settings` become `--set` options.
+    """
+
+    def call(*arguments: Any, code: int = 0, settings: Mapping[str, str] | None = None) -> Result:
+        changes = [f"--set={key}={value}" for key, value in (settings or {}).items()]
+        result = CliRunner().invoke(app, [*(str(argument) for argument in arguments), *changes])
         assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
         return result
 

@@ -47,8 +47,7 @@ def test_cars_are_learned_from_runs_with_weights_at_their_borders(
         "train.optimizer.lr": "0.01",
         "validate.every": "1",
     }
-    chosen = [f"--set={key}={value}" for key, value in settings.items()]
-    medunet("train", "--config", "cars_rle.yaml", "--data", cars, "--out", run, "-d", "cpu", *chosen)
+    medunet("train", "--config", "cars_rle.yaml", "--data", cars, "--out", run, "-d", "cpu", settings=settings)
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["network"]["up"] == "bilinear"
     assert config["loss"][0]["name"] == "boundary_weighted_ce"

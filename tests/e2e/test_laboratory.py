@@ -31,8 +31,8 @@ def test_the_recipe_learns_stops_early_and_is_in_mlflow(
     medunet: Callable[..., Any], photographs: Path, tmp_path: Path
 ) -> None:
     run, store = tmp_path / "run", f"sqlite:///{tmp_path}/mlflow.db"
-    settings = [f"--set={key}={value}" for key, value in {**SMALL, "logging.mlflow": store}.items()]
-    medunet("train", "--config", "people_2d.yaml", "--data", photographs, "--out", run, "-d", "cpu", *settings)
+    settings = {**SMALL, "logging.mlflow": store}
+    medunet("train", "--config", "people_2d.yaml", "--data", photographs, "--out", run, "-d", "cpu", settings=settings)
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert [term["name"] for term in config["loss"]] == ["bce"]
     assert (config["train"]["batch_size"], config["train"]["clip_norm"]) == (4, 1.0)

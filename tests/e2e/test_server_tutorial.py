@@ -39,8 +39,9 @@ def trained(medunet: Callable[..., Any], photographs: Path, tmp_path_factory: py
         "validate.every": "1",
         "logging.monitor": "0.2s",
     }
-    chosen = [f"--set={key}={value}" for key, value in settings.items()]
-    medunet("train", "--config", "people_2d_best.yaml", "--data", photographs, "--out", run, "-d", "cpu", *chosen)
+    medunet(
+        "train", "--config", "people_2d_best.yaml", "--data", photographs, "--out", run, "-d", "cpu", settings=settings
+    )
     return run
 
 
