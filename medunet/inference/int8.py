@@ -29,6 +29,7 @@ from medunet.engines.forms import new_form
 from medunet.engines.openvino import OpenVinoEngine, write_int8
 from medunet.errors import DatasetError, UsageError
 from medunet.inference.choice import INT8, Member, build, converted, int8_facts, measured_working, window_seconds
+from medunet.inference.samples import spread
 from medunet.io.case import Case
 from medunet.io.labelled import read_case_image, read_case_label
 from medunet.io.manifest import read_manifest
@@ -151,8 +152,7 @@ def _cases(run: Path, config: Config) -> tuple[list[Case], list[Case]]:
             f"{len(missing)} cases of the run are not in {config.data.root}, the first is {missing[0]}.",
             "Give the data set of the training with --data.",
         )
-    chosen = np.linspace(0, len(split["train"]) - 1, min(_CASES, len(split["train"]))).round().astype(int)
-    return [there[split["train"][number]] for number in chosen], [there[name] for name in split["val"]]
+    return [there[name] for name in spread(split["train"], _CASES)], [there[name] for name in split["val"]]
 
 
 def _way(model: Model) -> Way:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,8 @@ from medunet.labels import LabelMap
 from medunet.model import Model
 
 _CONFIG, _SPLITS, _FOLDS = "config.yaml", "splits.json", "folds.json"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,13 @@ class Samples:
             raise UsageError(f"{given} does not tell where its data set is.", "Give images with --data.")
         cases = _cases(root, config, model)
         if run is None or config is None:
-            return cls(_spread(_labelled(cases, config, model) or _images(root, model), most), f"of {root}")
+            return cls(spread(_labelled(cases, config, model) or _images(root, model), most), f"of {root}")
         held_out = set(json.loads((run / _SPLITS).read_bytes())[config.data.fold]["val"])
         chosen = [case for case in cases if case.id in held_out]
         if len(chosen) < len(held_out):
             others = _labelled(cases, config, model) or _images(root, model)
-            return cls(_spread(others, most), f"of {root}, which is not the data set of the run")
-        return cls(_spread(_labelled(chosen, config, model), most), f"held out by the run, of {root}", run, root)
+            return cls(spread(others, most), f"of {root}, which is not the data set of the run")
+        return cls(spread(_labelled(chosen, config, model), most), f"held out by the run, of {root}", run, root)
 
 
 def _run_of(given: Path) -> Path | None:
@@ -136,6 +139,7 @@ def _images(root: Path, model: Model) -> list[Sample]:
     return [Sample(entry.id, partial(entry.read, selection, channels=channels)) for entry in found]
 
 
-def _spread(samples: Sequence[Sample], most: int) -> tuple[Sample, ...]:
+def spread(samples: Sequence[T], most: int) -> tuple[T, ...]:
+    """At most so many of them, evenly spaced, the first and the last among them."""
     places = np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)
     return tuple(samples[place] for place in places)
