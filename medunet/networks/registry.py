@@ -26,6 +26,7 @@ from medunet.config.networks import (
     VNetConfig,
 )
 from medunet.networks.contract import Network
+from medunet.networks.convolution import adopt_convolutions
 from medunet.networks.efficient_unet import build_efficient_unet
 from medunet.networks.monai_nets import (
     build_dynunet,
@@ -79,4 +80,6 @@ def build_network(config: NetworkConfig, in_channels: int, out_channels: int) ->
         in_channels: image channels.
         out_channels: labels, background included, or nested structures.
     """
-    return NETWORKS[config.name].build(config, in_channels, out_channels)
+    network = NETWORKS[config.name].build(config, in_channels, out_channels)
+    adopt_convolutions(network)
+    return network
