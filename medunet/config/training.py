@@ -197,7 +197,8 @@ class TrainConfig(Section):
     clip_norm: PositiveFloat | None = 12.0
     """Largest norm of the gradient; null: no clipping."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Processes that prepare patches; 0: a thread of this process. `auto`: 0 on a CPU."""
+    """Processes that prepare patches; 0: a thread of this process. `auto`: up to 8 beside a GPU; on a CPU 1 in 2D and 0
+    in 3D."""
     save_every: Duration | None = "10min"
     """Longest time between two checkpoints; there is one after every epoch anyway. Null: only then."""
     start_from: Annotated[str, Field(min_length=1)] | None = None

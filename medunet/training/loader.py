@@ -21,7 +21,7 @@ from medunet.training.patches import Batch, PatchDataset
 from medunet.training.ranks import ALONE, Ranks
 
 _DEAD = re.compile(r"DataLoader worker \(pid(?:\(s\))? (\d+)")
-_AHEAD = 4
+AHEAD = 4
 """Batches that are prepared before they are needed, per process."""
 _MOMENT = 1.0
 """Seconds to wait for a signal."""
@@ -93,7 +93,7 @@ def _worker_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=True,
-        prefetch_factor=_AHEAD,
+        prefetch_factor=AHEAD,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # else it draws from the global one, and a resumed run gets other dropout
     )
@@ -146,8 +146,8 @@ def _from_thread(dataset: PatchDataset, pool: ThreadPoolExecutor, first_sample: 
         batch: Batch = default_collate([dataset[index] for index in ranks.share(range(first, first + size))])
         return batch
 
-    ahead = deque(pool.submit(make, first_sample + number * size) for number in range(_AHEAD))
-    following = first_sample + _AHEAD * size
+    ahead = deque(pool.submit(make, first_sample + number * size) for number in range(AHEAD))
+    following = first_sample + AHEAD * size
     while True:
         batch = ahead.popleft().result()
         ahead.append(pool.submit(make, following))

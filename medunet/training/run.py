@@ -21,7 +21,7 @@ import torch
 from medunet.config.advice import advice
 from medunet.config.derived import seconds_of
 from medunet.config.schema import Config
-from medunet.engines.machine import available_bytes, usable_cores
+from medunet.engines.machine import available_bytes
 from medunet.errors import Interrupted
 from medunet.io.case import Case
 from medunet.io.check import CaseStatistics
@@ -45,11 +45,12 @@ from medunet.training.rates import check_rates
 from medunet.training.record.recording import recording, watch
 from medunet.training.record.runlog import NoLog, RunLog
 from medunet.training.record.tracking import check_tracking
-from medunet.training.session import Session, automatic_workers
+from medunet.training.session import Session
 from medunet.training.start import check_start, start
 from medunet.training.torchrun import began_here, joined, own_device
 from medunet.training.transfer import check_encoder, load_encoder
 from medunet.training.validate import Validation, Validator
+from medunet.training.workers import automatic_workers
 
 logger = logging.getLogger("medunet")
 
@@ -184,7 +185,7 @@ def _train(
 
 def _run(session: Session, cases: Sequence[CachedCase]) -> None:
     device, config, ranks = session.parts.device, session.config, session.parts.ranks
-    workers = automatic_workers(config.train.workers, device, lambda: int(usable_cores()) // ranks.local_size)
+    workers = automatic_workers(config, device, ranks.local_size)
     if workers == 0 or multiprocessing.get_start_method() == "fork":  # other processes would each get a copy
         cases = resident(cases, config.data.memory, available_bytes() // ranks.local_size)
     dataset = PatchDataset(cases, config, median_spacing(cases))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 
@@ -294,10 +293,3 @@ class Session:
         self.progress.elapsed = self.clock.elapsed
         state = {**self.parts.state(), "progress": asdict(self.progress)}
         self.parts.ranks.lead(lambda: self.keeper.save(state))
-
-
-def automatic_workers(wish: int | str, device: torch.device, cores: Callable[[], int]) -> int:
-    """Processes that prepare patches: as wished, or none on a CPU and up to 8 beside a GPU."""
-    if isinstance(wish, int):
-        return wish
-    return 0 if device.type == "cpu" else max(1, min(8, cores() - 1))

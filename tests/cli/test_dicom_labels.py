@@ -62,10 +62,11 @@ def test_studies_are_trained_on_predicted_and_scored(cli: Any, train: Any, studi
     case = json.loads((run / "splits.json").read_text())[0]["val"][0]
     out = tmp_path / f"{case}_seg.dcm"
     assert cli("predict", "-m", run, "-i", studies / case, "-o", out, "-d", "cpu").code == 0
-    for mask in (run / "validation" / f"{case}_seg.nii.gz", out):
+    rounded = 2e-3  # in bfloat16 another engine or number of windows may turn a voxel on an edge
+    for mask, tolerance in ((run / "validation" / f"{case}_seg.nii.gz", 1e-5), (out, rounded)):
         done = cli("evaluate", "-p", mask, "-r", studies / case / "label", "-o", scores, "--labels", run)
         assert done.code == 0, done.err
-        assert dice(scores) == pytest.approx(dice(run / "validation"), abs=1e-5)
+        assert dice(scores) == pytest.approx(dice(run / "validation"), abs=tolerance)
 
 
 def dice(folder: Path) -> dict[str, float]:

@@ -20,7 +20,6 @@ from medunet.model import load_model
 from medunet.training import keeper
 from medunet.training.observe import EpochSummary, Observer, Step
 from medunet.training.run import TrainingResult, train
-from medunet.training.session import automatic_workers
 
 NEVER_BETTER = 1000.0
 """As `min_delta`: only the first measurement is better."""
@@ -73,14 +72,6 @@ def checkpoint(run: Path, name: str = "last") -> dict[str, Any]:
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
-
-
-@pytest.mark.parametrize(
-    ("wish", "device", "cores", "expected"),
-    [("auto", "cpu", 16, 0), ("auto", "cuda", 16, 8), ("auto", "cuda", 4, 3), ("auto", "cuda", 1, 1), (5, "cpu", 2, 5)],
-)
-def test_workers_suit_the_device(wish: int | str, device: str, cores: int, expected: int) -> None:
-    assert automatic_workers(wish, torch.device(device), lambda: cores) == expected
 
 
 # Early stopping
