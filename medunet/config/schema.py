@@ -214,6 +214,8 @@ class AugmentConfig(Section):
     """Share of patches of which some rectangles are blanked out, so that the network learns to do without."""
     collage_probability: Fraction | None = None
     """Share of patches that are put together of parts of four."""
+    paste_probability: Fraction | None = None
+    """Share of patches onto which the structures of another case are pasted (Ghiasi 2021)."""
 
 
 class ValidateConfig(Section):

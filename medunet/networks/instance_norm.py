@@ -3,8 +3,8 @@
 torch's own copies a channels-last tensor, and what it gives is not channels last, so that the next convolution copies
 it again. Batch norm of a single sample is the same formula and takes memory as it lies, but torch adds up a whole map
 in float32, one number after the other: at 128 x 128 x 128 voxels its result is off by 3e-3 of a standard deviation. So
-its sums are taken slab by slab here, slabs that stay in the processor's cache, and joined by the formula of Chan, Golub
-and LeVeque (1979). That is exact to float error and reads memory once less (docs/benchmarks.md).
+the sums of a map larger than a slab that stays in the processor's cache are taken slab by slab here and joined by the
+formula of Chan, Golub and LeVeque (1979). That is exact to float error and reads memory once less (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -58,15 +58,11 @@ class _InRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         result = torch.empty_like(x)
-        statistics = [_statistics(sample, weight) for sample in _rows(x)]
-        for sample, out, (mean, inverse) in zip(_rows(x), _rows(result), statistics, strict=True):
-            scale = inverse * weight
-            if x.dtype == weight.dtype:
-                torch.addcmul(bias - mean * scale, sample, scale, out=out)
-            else:  # half precision, for which only batch norm has a kernel that needs no copy in float32
-                variance = inverse**-2 - EPSILON
-                out.copy_(torch.native_batch_norm(sample, weight, bias, mean, variance, False, 0.0, EPSILON)[0])
-        ctx.save_for_backward(x, weight, *(torch.stack(each) for each in zip(*statistics, strict=True)))
+        means, inverses = (weight.new_empty(len(x), x.shape[1]) for _ in range(2))
+        normalise = _in_one if _is_small(x[0]) else _in_slabs
+        for sample in zip(_rows(x), _rows(result), means, inverses, strict=True):
+            normalise(weight, bias, *sample)
+        ctx.save_for_backward(x, weight, means, inverses)
         return result
 
     @staticmethod
@@ -86,8 +82,30 @@ def _rows(x: Tensor) -> Tensor:
     return x.movedim(1, -1).flatten(1, -2)
 
 
+def _is_small(sample: Tensor) -> bool:
+    """Whether a sample is one slab, for which batch norm's kernels are exact enough."""
+    return sample.numel() <= _SLAB
+
+
 def _slabs(sample: Tensor) -> tuple[Tensor, ...]:
     return torch.split(sample, max(1, _SLAB // sample.shape[1]))
+
+
+def _in_one(weight: Tensor, bias: Tensor, sample: Tensor, out: Tensor, mean: Tensor, inverse: Tensor) -> None:
+    """Writes the normalised rows of a sample, their mean and inverse standard deviation (C,)."""
+    torch.native_batch_norm(sample, weight, bias, None, None, True, 0.0, EPSILON, out=(out, mean, inverse))
+
+
+def _in_slabs(weight: Tensor, bias: Tensor, sample: Tensor, out: Tensor, mean: Tensor, inverse: Tensor) -> None:
+    """As `_in_one`, with sums slab by slab."""
+    for target, found in zip((mean, inverse), _statistics(sample, weight), strict=True):
+        target.copy_(found)
+    if sample.dtype == weight.dtype:
+        scale = inverse * weight
+        torch.addcmul(bias - mean * scale, sample, scale, out=out)
+    else:  # half precision, for which only batch norm has a kernel that needs no copy in float32
+        variance = inverse**-2 - EPSILON
+        out.copy_(torch.native_batch_norm(sample, weight, bias, mean, variance, False, 0.0, EPSILON)[0])
 
 
 def _statistics(sample: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +129,7 @@ def _of_sample(
     channel times g, plus one times x, plus one.
     """
     known = (weight, None, None, mean, inverse, True, EPSILON)
-    if x.dtype != weight.dtype:
+    if x.dtype != weight.dtype or _is_small(x):
         by_x, by_weight, by_bias = _gradients(gradient, x, *known, (True, True, True))
         out.copy_(by_x)
         return by_weight, by_bias

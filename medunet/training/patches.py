@@ -64,6 +64,8 @@ class PatchDataset(Dataset[Batch]):
         self.settings = spatial_settings(config.augment, config.train.patch_size, tuple(spacing)[:dims])
         self.appearance = Appearance(config.augment, config.train.patch_size)
         self.collages = config.augment.collage_probability or 0.0
+        self.pastes = config.augment.paste_probability or 0.0
+        self._not_pasted = [0, *_unknown(config)]
         self.annotated = _annotated(self.cases, config)
         self._alike = _alike(self.annotated, len(self.cases))
         self.weighted = all(case.weights is not None for case in self.cases)
@@ -79,6 +81,8 @@ class PatchDataset(Dataset[Batch]):
         pixels, indices = self._patch(number, rng, forced=self._forced(index))
         if self.collages and rng.random() < self.collages:
             self._collage(number, pixels, indices, rng)
+        if self.pastes and rng.random() < self.pastes:
+            self._paste(number, pixels, indices, rng)
         item = {"label": indices[None].contiguous()}
         if self.weighted:
             pixels, item["weight"] = pixels[:-1], pixels[-1:].contiguous()
@@ -103,16 +107,30 @@ class PatchDataset(Dataset[Batch]):
 
         They were annotated for the same labels as the case of the patch.
         """
-        others = self._alike[number]
         row, column = (int(rng.uniform(0.3, 0.7) * size) for size in indices.shape[:2])
         for rows, columns in (
             (slice(row, None), slice(None, column)),
             (slice(None, row), slice(column, None)),
             (slice(row, None), slice(column, None)),
         ):
-            other, labels = self._patch(others[int(rng.integers(len(others)))], rng, forced=False)
+            other, labels = self._patch(self._other(number, rng), rng, forced=False)
             pixels[:, rows, columns] = other[:, rows, columns]
             indices[rows, columns] = labels[rows, columns]
+
+    def _paste(self, number: int, pixels: torch.Tensor, indices: torch.Tensor, rng: np.random.Generator) -> None:
+        """Cover a patch with all structures of a patch of another case, bent and turned for itself (Ghiasi 2021).
+
+        So figures are seen before backgrounds that they were not taken before. Edges are left hard, as in the paper.
+        """
+        other, labels = self._patch(self._other(number, rng), rng, forced=True)
+        pasted = ~torch.isin(labels, torch.tensor(self._not_pasted, dtype=labels.dtype))
+        torch.where(pasted, other, pixels, out=pixels)
+        torch.where(pasted, labels, indices, out=indices)
+
+    def _other(self, number: int, rng: np.random.Generator) -> int:
+        """Any case that was annotated for the same labels."""
+        others = self._alike[number]
+        return others[int(rng.integers(len(others)))]
 
     def cases_of(self, iteration: int) -> list[str]:
         """Ids of the cases that the patches of a step (from 1) come from."""
@@ -196,6 +214,12 @@ def _annotated(cases: Sequence[CachedCase], config: Config) -> list[torch.Tensor
         return None
     labels = LabelMap.from_mapping(config.labels)
     return [torch.tensor(annotated_labels(case.id, config.data.annotated, labels)) for case in cases]
+
+
+def _unknown(config: Config) -> list[int]:
+    """The index of voxels whose truth is unknown, if there are any."""
+    ignored = LabelMap.from_mapping(config.labels).ignore_index
+    return [] if ignored is None else [ignored]
 
 
 def _alike(annotated: Sequence[torch.Tensor] | None, count: int) -> list[list[int]]:

@@ -31,7 +31,8 @@ def preview_augmentation(config: Config, path: str | Path, *, cases: int = 4, dr
     """Write a PNG: a row per case, its patch without augmentation first, then as many as are drawn with it.
 
     Of volumes the middle slice of each patch is shown, along the last axis. Structures are outlined and tinted. The
-    patches are drawn as training draws them, from the config's seed, case by case; a collage is of one case.
+    patches are drawn as training draws them, from the config's seed; collages, and what is pasted, are of the cases
+    that are shown.
 
     Args:
         config: with `data.root`.
@@ -61,12 +62,11 @@ def preview_augmentation(config: Config, path: str | Path, *, cases: int = 4, dr
             cached = prepare_weights(cached, labels, term)
         plain = config.model_copy(update={"augment": AugmentConfig(preset="none")})
         spacing, structures, aside = median_spacing(cached), labels.foreground, config.preprocess.neighbours
-        rows = []
-        for case in cached:
-            one, many = (PatchDataset([case], each, spacing) for each in (plain, config))
-            items = [one[0], *(many[index] for index in range(draws))]
-            rows.append([_tile(item, structures, aside) for item in items])
-    sheet = _sheet(rows)
+        samples = PatchDataset(cached, config, spacing)
+        rows = {case.id: [_tile(PatchDataset([case], plain, spacing)[0], structures, aside)] for case in cached}
+        for index in range(draws * len(cached)):
+            rows[samples.case_of(index).id].append(_tile(samples[index], structures, aside))
+    sheet = _sheet(list(rows.values()))
     with atomic_file(path) as part:
         sheet.save(part, format="PNG")
     return Path(path)

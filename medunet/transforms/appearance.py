@@ -111,14 +111,6 @@ class Appearance:
         return image.as_tensor() if isinstance(image, MetaTensor) else image
 
 
-def _holes(share: float, patch: Sequence[int]) -> RandCoarseDropout:
-    """Blanks out rectangles of a share of the patches."""
-    low, high = (tuple(max(1, round(side * size)) for size in patch) for side in _HOLE)
-    return RandCoarseDropout(
-        holes=1, spatial_size=low, max_holes=_HOLES, max_spatial_size=high, fill_value=0, prob=share
-    )
-
-
 def draw_colours(
     channels: int, strength: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -512,3 +512,67 @@ def test_a_collage_joins_cases_that_were_annotated_for_the_same_labels(
     seen = [samples[index] for index in range(30)]
     assert max(len(item["image"].unique()) for item in seen) > 2
     assert all(len((item["image"] % 2).unique()) == 1 for item in seen)
+
+
+PASTE = {"preset": "none", "paste_probability": 1.0}
+
+
+def test_structures_of_another_case_are_pasted_with_their_labels(
+    dataset: Callable[..., PatchDataset], tmp_path: Path
+) -> None:
+    """Each case holds its number, and a structure of its own, which covers what it is pasted onto."""
+    cases = []
+    for n in range(4):
+        label = np.zeros((8, 8), np.uint8)
+        label[2 * n : 2 * n + 2] = 1
+        cases.append(case(tmp_path, f"photo_{n}", np.full((1, 8, 8), n + 1.0), label))
+    samples = dataset({**PHOTO, "augment": PASTE}, cases)
+    seen = set()
+    for index in range(60):
+        image, label = samples[index]["image"][0], samples[index]["label"][0]
+        own = samples.cases.index(samples.case_of(index))
+        expected_image, expected_label = torch.full((8, 8), own + 1.0), torch.zeros((8, 8), dtype=torch.uint8)
+        expected_label[2 * own : 2 * own + 2] = 1
+        (other,) = {int(value) - 1 for value in image.unique()} - {own} or {own}
+        expected_image[2 * other : 2 * other + 2] = other + 1.0
+        expected_label[2 * other : 2 * other + 2] = 1
+        assert torch.equal(image, expected_image)
+        assert torch.equal(label, expected_label)
+        seen.add((own, other))
+    assert len(seen) > 10
+
+
+def test_what_is_unknown_is_not_pasted_and_structures_cover_it(
+    dataset: Callable[..., PatchDataset], tmp_path: Path
+) -> None:
+    ignored = np.full((8, 8), 255, np.uint8)
+    ignored[:4] = 1
+    cases = [
+        case(tmp_path, "background", np.full((1, 8, 8), 1.0), np.zeros((8, 8), np.uint8)),
+        case(tmp_path, "scribble", np.full((1, 8, 8), 2.0), ignored),
+    ]
+    samples = dataset({**PHOTO, "augment": PASTE, "labels": {"background": 0, "core": 1, "ignore": 255}}, cases)
+    seen = [
+        (sample["image"][0], sample["label"][0])
+        for index in range(20)
+        if samples.case_of(index).id == "background" and ((sample := samples[index])["image"] == 2).any()
+    ]
+    assert seen
+    for image, label in seen:
+        assert (image[:4] == 2).all()
+        assert (label[:4] == 1).all()
+        assert (image[4:] == 1).all()
+        assert (label[4:] == 0).all()
+
+
+def test_structures_are_pasted_between_cases_that_were_annotated_for_the_same_labels(
+    dataset: Callable[..., PatchDataset], tmp_path: Path
+) -> None:
+    label = np.ones((8, 8), np.uint8)
+    cases = [
+        case(tmp_path, f"{'part' if n % 2 else 'full'}_{n}", np.full((1, 8, 8), float(n)), label) for n in range(1, 9)
+    ]
+    samples = dataset({**PHOTO, "augment": PASTE, "data.annotated": {"part_*": ["core"]}}, cases)
+    pairs = {(samples.case_of(index).id, int(samples[index]["image"].max())) for index in range(60)}
+    assert all(int(own[-1]) % 2 == other % 2 for own, other in pairs)
+    assert any(int(own[-1]) != other for own, other in pairs)

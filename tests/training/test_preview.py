@@ -35,6 +35,17 @@ def test_each_row_begins_with_the_patch_as_it_is(
     assert np.abs(found[0][0] - found[1][0]).mean() > 5
 
 
+def test_collages_are_of_the_cases_that_are_shown(
+    tiny_dataset: Path, make_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    augment = {"preset": "none", "collage_probability": 1.0}
+    config = make_config(tiny_dataset, {"network.dims": 2, "train.patch_size": [16, 16], "augment": augment})
+    alone = tiles(preview_augmentation(config, tmp_path / "alone.png", cases=1, draws=8), rows=1, columns=9)
+    among = tiles(preview_augmentation(config, tmp_path / "among.png", cases=3, draws=8), rows=3, columns=9)
+    assert np.array_equal(alone[0][0], among[0][0])
+    assert not any(np.array_equal(one, other) for one in alone[0][1:] for other in among[0][1:])
+
+
 def test_a_volume_seen_slice_by_slice_and_its_weight_map_are_no_hindrance(
     tiny_dataset: Path, make_config: Callable[..., Any], tmp_path: Path
 ) -> None:
