@@ -17,7 +17,7 @@ _DURATION = r"[0-9]+(\.[0-9]+)? *(s|sec|min|h)"
 
 def tune(
     config: Annotated[
-        str, typer.Option("--config", "-c", metavar="FILE", help="A path, or a shipped config; with a section tune.")
+        str, typer.Option("--config", "-c", metavar="FILE", help="A path, or a shipped config.")
     ],
     trials: Annotated[int, typer.Option("--trials", metavar="N", help="Of the study, earlier ones counted.")] = 20,
     data: Annotated[
@@ -40,6 +40,8 @@ def tune(
     device: Annotated[str, typer.Option("--device", "-d", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
     """Search for better values of the keys that the section tune names; the same command goes on with a study.
+
+    Without such a section it is the learning rate and the weight decay that are tuned.
 
     Prints the run folder of the best trial; its configuration is best.yaml beside it. A trial that fails or is ended
     early costs itself only. Ctrl-C ends with exit code 130.

@@ -89,6 +89,7 @@ class Case:
         selection: which volume of its DICOM folders is meant.
         region: picture or volume that is 0 where nothing is learned or scored; None: all is.
         reading: how the label is read.
+        extra: names and texts of what else the data set says of the case; nothing is done with it.
     """
 
     id: str
@@ -99,6 +100,7 @@ class Case:
     selection: Selection = ANY
     region: Path | None = None
     reading: Reading = Reading()
+    extra: tuple[tuple[str, str], ...] = ()
 
     @property
     def label_files(self) -> tuple[Path, ...]:

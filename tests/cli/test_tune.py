@@ -50,7 +50,6 @@ def test_wrong_values_are_usage_errors(cli: Callable[..., Any], file: Path, tmp_
         (("--timeout", "soon"), "it must be a time"),
         (("--trials", 0), "At least one trial"),
         (("--metric", "iou"), "cannot be judged by iou"),
-        (("--set", "tune={}"), "says nothing about what to tune"),
         (("--set", "tune={train.optimizer.lrr: {low: 1, high: 2}}"), "Did you mean lr?"),
         (("--fold", 9), "must be less than data.folds"),
         (("--config", "none.yaml"), "There is no configuration"),

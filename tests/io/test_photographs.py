@@ -197,6 +197,29 @@ class TestTable:
         assert_masks(masks_of(tmp_path))
         assert "column collages are not used" in read_manifest(tmp_path, channels=3).notes[0]
 
+    @pytest.mark.parametrize(
+        ("names", "kept"),
+        [
+            ("image_path,mask_path,site", {"site"}),
+            ("file,target,labeler", {"labeler"}),
+            ("image,mask,filename", {"filename"}),
+            ("image,mask,labeler", {"labeler"}),
+        ],
+    )
+    def test_what_other_columns_say_is_kept_and_no_channel(self, tmp_path: Path, names: str, kept: set[str]) -> None:
+        photo(tmp_path / "a.jpg")
+        save(tmp_path / "m.png", MASKS["b"])
+        self.write(tmp_path, f"{names}\na.jpg,m.png,a.jpg\n")
+        manifest = read_manifest(tmp_path, channels=3)
+        assert_masks(masks_of(tmp_path), {"a": MASKS["b"]})
+        assert dict(manifest.cases[0].extra) == dict.fromkeys(kept, "a.jpg")
+
+    def test_a_misspelt_column_is_told_apart_from_a_further_one(self, tmp_path: Path) -> None:
+        photo(tmp_path / "a.jpg")
+        save(tmp_path / "m.png", MASKS["a"])
+        self.write(tmp_path, "image,labell\na.jpg,m.png\n")
+        assert any('Did you mean "label"?' in text for text in problems(tmp_path))
+
     @pytest.mark.parametrize("path", ["../../etc/passwd", "m/../../x.png", "..\\x.png"])
     def test_a_relative_path_that_leaves_the_folder_is_refused(self, tmp_path: Path, path: str) -> None:
         photo(tmp_path / "a.jpg")

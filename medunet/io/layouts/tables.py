@@ -1,7 +1,8 @@
 """A CSV with one case per row.
 
 Columns are found by name, in any case: `id`, `image`, `label`, `group`, `fold`, `region` and their usual synonyms;
-`image_0`, `image_1`, ... or one column per modality hold channels. Comma, semicolon, tab and bar separate.
+`image_0`, `image_1`, ... or one column per modality hold channels. What stands in other columns is kept with the case.
+Comma, semicolon, tab and bar separate.
 An unnamed first column (the row number that pandas writes) is no id. Paths are relative to the file
 and stay inside its folder, or are absolute.
 """
@@ -30,6 +31,12 @@ COLUMNS = {
     "fold": ("fold",),
     "region": ("region", "roi", "fov"),
 }
+_OTHERWISE = {
+    "image": ("image_path", "image_file", "image_filename", "img", "img_path", "filename", "file_name", "file", "path"),
+    "label": ("label_path", "label_file", "mask_path", "mask_file", "mask_filename", "target", "ground_truth", "gt"),
+}
+"""Names that mean images or masks in a table that has no column called so, if files of pictures stand below them."""
+
 _LONGEST_CELL = 1 << 27  # runs of a large mask are long
 _CHANNEL = re.compile(r"(?:images?|channel)_?(\d+)")
 _SYNONYMS = {name: key for key, names in COLUMNS.items() for name in names}
@@ -37,10 +44,11 @@ _SYNONYMS = {name: key for key, names in COLUMNS.items() for name in names}
 
 @dataclass
 class _Header:
-    """Which column holds what; -1 where there is none."""
+    """Which column holds what: channels, a single meaning, or something else, by its name."""
 
     images: list[int] = field(default_factory=list)
     single: dict[str, int] = field(default_factory=dict)
+    others: dict[str, int] = field(default_factory=dict)
 
 
 def read_table(file: Path) -> Listing:
@@ -114,9 +122,17 @@ def _read_header(listing: Listing, file: Path, names: list[str], body: list[list
             header.single[meaning] = index
         elif index not in header.images and key:
             rest.append(index)
+    holding = {index: _holds_images(body, index) for index in rest}
+    for key, others in _OTHERWISE.items():
+        if key in header.single or (key == "image" and header.images):
+            continue
+        found = next((i for other in others for i in rest if keys[i] == other and holding[i]), None)
+        if found is not None:
+            header.single[key] = found
+            del holding[found]
     if "image" in header.single:
         header.images.insert(0, header.single["image"])
-    _sort_rest(listing, where, names, header, [(index, _holds_images(body, index)) for index in rest])
+    _sort_rest(listing, where, names, header, list(holding.items()))
     if not header.images:
         rule = "no column holds images; name it image (or image_0, image_1, ... or one column per modality)."
         listing.problems.append(Problem(where, "columns", rule, value=", ".join(names)[:200]))
@@ -135,20 +151,21 @@ def _sort_rest(listing: Listing, where: str, names: list[str], header: _Header, 
     if modalities:
         header.images = modalities
         listing.modality = tuple(names[index].strip() for index in modalities)
-    unused = []
+    texts = []
     for index, images in rest:
         if index in modalities:
             continue
+        header.others[names[index].strip()] = index
         close = difflib.get_close_matches(names[index].strip().lower(), _SYNONYMS, n=1, cutoff=0.8)
-        if close:
+        if close and _SYNONYMS[close[0]] not in header.single:
             hint, rule = f'Did you mean "{close[0]}"?', "it is no known column."
             listing.problems.append(Problem(where, f"column {names[index]}", rule, hint=hint))
         elif images:
             listing.notes.append(f"Images of column {names[index]} are not used; channels are image_0, image_1.")
         else:
-            unused.append(names[index].strip())
-    if unused:
-        listing.notes.append(f"Columns of {where.partition(':')[0]} that are not used: {', '.join(unused)}.")
+            texts.append(names[index].strip())
+    if texts:
+        listing.notes.append(f"Columns of {where.partition(':')[0]} that are not used: {', '.join(texts)}.")
 
 
 def _case(listing: Listing, folder: Path, where: str, header: _Header, row: list[str]) -> Case | None:
@@ -175,4 +192,5 @@ def _case(listing: Listing, folder: Path, where: str, header: _Header, row: list
         group=cell("group") or None,
         fold=int(float(fold)) if fold else None,
         region=resolve(folder, cell("region")) if cell("region") else None,
+        extra=tuple((name, row[index]) for name, index in header.others.items()),
     )

@@ -21,6 +21,7 @@ from medunet.atomic import make_folder, write_text
 from medunet.config.document import as_written
 from medunet.config.load import dump_config, load_config
 from medunet.config.schema import Config
+from medunet.config.tuning import SpaceConfig
 from medunet.engines.device import resolve_device
 from medunet.errors import Interrupted, TrainingError, UsageError
 from medunet.labels import LabelMap
@@ -89,14 +90,15 @@ def tune(
     """Train with other values of the keys in `tune`, and write the best configuration.
 
     Args:
-        config: from `load_config`, with a section `tune`.
+        config: from `load_config`. Without a section `tune` it is the learning rate and the weight decay that are
+            tuned, each to a tenth and to ten times what the configuration says.
         out: folder of the study; null takes `runs/NAME-tune`. A study that is there is gone on with.
         search: how; None takes the defaults.
         device: auto, cpu, cuda, cuda:N or mps.
         observer: receives the events of all trainings.
 
     Raises:
-        UsageError: nothing is tuned, no such metric, or the folder holds something else.
+        UsageError: no trial, no such metric, or the folder holds something else.
         DatasetError: problems of the data, all at once.
         TrainingError: no trial came to an end, or MLflow cannot be used.
         OutputError: the database or a file cannot be written.
@@ -106,6 +108,9 @@ def tune(
     search = search or Search()
     folder = Path(out) if out is not None else Path("runs") / f"{config.name}-tune"
     metric = _checked(config, search)
+    if not config.tune:
+        config = config.model_copy(update={"tune": _usual_spaces(config)})
+        logger.info("The configuration has no section tune; tried are other values of %s.", " and ".join(config.tune))
     resolve_device(device)
     check_tracking(config)
     observer = observer or Observer()
@@ -127,11 +132,6 @@ def tune(
 
 def _checked(config: Config, search: Search) -> str:
     """The metric of the study; raises UsageError where it cannot be."""
-    if not config.tune:
-        raise UsageError(
-            f"The configuration {config.name} says nothing about what to tune.",
-            "Add a section, such as `tune: {train.optimizer.lr: {low: 1.0e-4, high: 1.0e-2, log: true}}`.",
-        )
     if search.trials < 1:
         raise UsageError(f"At least one trial is needed, not {search.trials}.")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -144,6 +144,13 @@ def _checked(config: Config, search: Search) -> str:
     if chosen not in known:
         raise UsageError(f"Trials cannot be judged by {chosen}.", f"Take --metric {', '.join(known)}.")
     return chosen
+
+
+def _usual_spaces(config: Config) -> dict[str, SpaceConfig]:
+    """What is tuned where the configuration does not say it; nothing that is 0 is tuned."""
+    optimizer = config.train.optimizer
+    values = {"train.optimizer.lr": optimizer.lr, "train.optimizer.weight_decay": optimizer.weight_decay}
+    return {key: SpaceConfig(low=value / 10, high=value * 10, log=True) for key, value in values.items() if value}
 
 
 def _mark(metric: str) -> str:

@@ -34,6 +34,8 @@ QUICK = {
     "logging": {"tensorboard": False, "images": None, "monitor": None},
 }
 
+RATES = ("train.optimizer.lr", "train.optimizer.weight_decay")
+
 Train = Callable[..., TrainingResult]
 
 
@@ -87,6 +89,31 @@ def test_the_same_call_goes_on_until_there_are_enough(config: Config, tmp_path: 
     tune(config, tmp_path, Search(trials=5), device="cpu")
     tune(config, tmp_path, Search(trials=5), device="cpu")
     assert len(rows(tmp_path)) == 5
+
+
+def test_without_a_section_the_usual_is_tuned_around_what_it_is(
+    make_config: Callable[..., Any], tiny_dataset: Path, tmp_path: Path, drawn: Any
+) -> None:
+    drawn(by_rate)
+    config = make_config(tiny_dataset, {**QUICK, "train.optimizer": {"name": "adamw", "lr": 0.01, "weight_decay": 0.1}})
+    for trials in (12, 14):
+        tune(config, tmp_path, Search(trials=trials), device="cpu")
+    tried = {key: [float(row[key]) for row in rows(tmp_path)] for key in RATES}
+    assert all(len(set(values)) == 14 for values in tried.values())
+    assert (tried["train.optimizer.lr"][0], tried["train.optimizer.weight_decay"][0]) == (0.01, 0.1)
+    for key, usual in (("train.optimizer.lr", 0.01), ("train.optimizer.weight_decay", 0.1)):
+        assert min(tried[key]) < usual < max(tried[key])
+        assert all(usual / 10 <= value <= usual * 10 for value in tried[key])
+
+
+def test_what_is_zero_is_not_tuned(
+    make_config: Callable[..., Any], tiny_dataset: Path, tmp_path: Path, drawn: Any
+) -> None:
+    drawn(by_rate)
+    config = make_config(tiny_dataset, {**QUICK, "train.optimizer": {"name": "adam", "lr": 0.01}})
+    tune(config, tmp_path, Search(trials=2), device="cpu")
+    assert "train.optimizer.lr" in rows(tmp_path)[0]
+    assert "train.optimizer.weight_decay" not in rows(tmp_path)[0]
 
 
 @pytest.mark.parametrize(
@@ -198,7 +225,6 @@ def test_no_trial_begins_when_the_time_is_up(config: Config, tmp_path: Path, dra
 @pytest.mark.parametrize(
     ("changes", "search", "message"),
     [
-        ({"tune": {}}, Search(), "says nothing about what to tune"),
         ({}, Search(trials=0), "At least one trial"),
         ({}, Search(metric="dice/liver"), "cannot be judged by dice/liver"),
         ({"validate": {"metric": "loss"}}, Search(), "cannot be judged by loss"),
