@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -62,7 +62,7 @@ class PairsConfig(Section):
 
 
 class RleConfig(Section):
-    """Columns of a table of runs (`start length start length ...`, counted from 1 down the columns of the picture)."""
+    """A table of runs (`start length start length ...`, counted from 1): its columns, and how it is meant."""
 
     image: Text | None = None
     """Name of the picture, with or without its ending; null looks for ImageId, img, image or id."""
@@ -70,3 +70,10 @@ class RleConfig(Section):
     """The runs; an empty cell is an empty mask. Null looks for EncodedPixels, rle_mask, rle or segmentation."""
     label: Text | None = None
     """Name or value of the label; null: there is one structure."""
+    order: Literal["auto", "columns", "rows"] = "auto"
+    """How the pixels of a picture are counted: `columns` from top to bottom, then from left to right (Airbus,
+    Severstal); `rows` from left to right, then from top to bottom (Carvana). `auto` looks in which order the masks of
+    up to 16 pictures hang together, and takes `columns` where nothing tells (square pictures); a note says which."""
+    unlisted: Literal["refuse", "empty"] = "refuse"
+    """What pictures without a row are that lie beside the listed ones: `refuse` takes them for an error, `empty` for
+    pictures in which there is nothing."""

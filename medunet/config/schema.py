@@ -37,7 +37,7 @@ class DataConfig(Section):
     pairs: PairsConfig | None = None
     """How the files of a case are named, for any other layout; null: by the layout."""
     rle: RleConfig = RleConfig()
-    """Columns of a table of runs."""
+    """Columns of a table of runs, and how it is meant."""
     images: Text | None = None
     """For `coco` and `rle`: the folder of the pictures, seen from the data set; null: wherever below it they are."""
     lists: bool = False

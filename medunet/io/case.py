@@ -19,15 +19,15 @@ class Part:
 
     Attributes:
         label: its name, or its value in words ("1"); "" where the data set has one structure.
-        kind: "mask", a picture in which all but 0 is the structure; "runs" of pixels down the columns, counted from 1
-            (Kaggle's CSV); "coco", a segmentation as in COCO's JSON.
+        kind: "mask", a picture in which all but 0 is the structure; "columns" or "rows", runs of pixels (Kaggle's CSV)
+            that are counted from 1 down the columns or along the rows; "coco", a segmentation as in COCO's JSON.
         text: path of the picture, or the runs or the segmentation as they stand in the file.
         where: file and line, for messages.
         crowd: it covers many objects and what is between them (COCO's `iscrowd`).
     """
 
     label: str
-    kind: Literal["mask", "runs", "coco"]
+    kind: Literal["mask", "columns", "rows", "coco"]
     text: str
     where: str
     crowd: bool = False
@@ -122,7 +122,7 @@ class Listing:
         label_names: names to a value in files, or to several (regions); None where none are stated.
         modality: name per channel; empty where none are stated.
         problems: what is wrong with the listing itself.
-        notes: sentences about what was left out.
+        notes: sentences about what was left out, or found out.
     """
 
     cases: list[Case] = field(default_factory=list)

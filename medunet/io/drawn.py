@@ -103,6 +103,8 @@ def _pixels(part: Part, shape: tuple[int, ...]) -> tuple[NDArray[np.bool_], floa
         raise DataError(f"{part.where} belongs to a picture, and the image is a volume.")
     size = (shape[0], shape[1])
     try:
-        return (from_runs(part.text, size) if part.kind == "runs" else from_coco(json.loads(part.text), size)), 0.0
+        if part.kind == "coco":
+            return from_coco(json.loads(part.text), size), 0.0
+        return from_runs(part.text, size, part.kind), 0.0
     except ValueError as error:
         raise DataError(f"{part.where}: {error}.") from error

@@ -56,7 +56,7 @@ class Manifest:
         modality: name per channel as the data set states them; empty where it does not.
         root: folder that holds the data set.
         format: layout that was read, one of `FORMATS`.
-        notes: sentences about what was left out.
+        notes: sentences about what was left out, or found out.
     """
 
     cases: tuple[Case, ...]

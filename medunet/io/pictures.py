@@ -136,6 +136,19 @@ def check_size(path: Path, width: int, height: int) -> None:
         )
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture as it is shown, from its header; a PNG may say at its end how it lies.
+
+    Raises:
+        DataError: more than `MOST_PIXELS`.
+        OSError, SyntaxError, ValueError: it is damaged, or no picture.
+    """
+    with open_picture(path) as picture:
+        width, height = picture.size
+        lies = orientation(picture) >= 5 and picture.format != "TIFF"  # of which Pillow gives the size as shown
+        return (height, width) if lies else (width, height)
+
+
 def orientation(picture: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where none is stated."""
     value = picture.getexif().get(_ORIENTATION, 1)

@@ -25,6 +25,13 @@ def test_names_of_files_are_one_text_or_one_per_channel() -> None:
     assert both.data.pairs.images == ("r/{case}.png", "g/{case}.png")
 
 
+def test_runs_are_counted_in_one_of_two_orders() -> None:
+    rle = parse_config(HEAD + "data: {rle: {order: rows, unlisted: empty}}").data.rle
+    assert (rle.order, rle.unlisted) == ("rows", "empty")
+    (problem,) = told("data: {rle: {order: diagonal}}")
+    assert problem.startswith("data.rle.order is 'diagonal': must be auto, columns or rows")
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "words"),
     [

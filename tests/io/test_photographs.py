@@ -463,9 +463,9 @@ def test_any_table_of_runs_ends_in_cases_or_in_an_error_that_is_meant(tmp_path: 
         check_cases(read_manifest(path, channels=3).cases, TestRuns.CAR, channels=3)
 
 
-def runs(mask: NDArray[Any]) -> str:
-    """Runs down the columns of a mask (rows, columns)."""
-    flat = np.pad(mask.ravel(order="F").astype(int), 1)
+def runs(mask: NDArray[Any], order: str = "columns") -> str:
+    """Runs down the columns of a mask (rows, columns), or along its rows."""
+    flat = np.pad(mask.ravel(order="F" if order == "columns" else "C").astype(int), 1)
     edges = np.flatnonzero(np.diff(flat)).reshape(-1, 2)
     return " ".join(f"{start + 1} {stop - start}" for start, stop in edges)
 
@@ -529,6 +529,15 @@ class TestRuns:
         self.fill(tmp_path, ["ImageId,EncodedPixels", "a.jpg,1 9"])
         (problem,) = problems(tmp_path)
         assert problem.startswith("masks.csv: it has no row for the pictures b, c.")
+        assert "set data.rle.unlisted to empty" in problem
+
+    def test_pictures_without_a_row_may_be_empty(self, tmp_path: Path) -> None:
+        one = boxes(car=(2, 2, 9, 7))
+        self.fill(tmp_path, ["ImageId,EncodedPixels", f"b.jpg,{runs(one)}"])
+        options = DataConfig(rle=RleConfig(unlisted="empty"))
+        assert_masks(masks_of(tmp_path, self.CAR, rle=options.rle), {"a": boxes(), "b": one, "c": boxes()})
+        notes = read_manifest(tmp_path, channels=3, options=options).notes
+        assert "Pictures without a row in masks.csv are taken for empty (data.rle.unlisted): a, c." in notes
 
     def test_a_missing_column_is_told_with_those_that_are_there(self, tmp_path: Path) -> None:
         self.fill(tmp_path, ["ImageId,EncodedPixels", "a.jpg,1 9"])
@@ -543,6 +552,125 @@ class TestRuns:
         save(tmp_path / "a.png", RNG.integers(0, 255, (600, 600, 3), dtype=np.uint8))
         (tmp_path / "masks.csv").write_text(f"ImageId,EncodedPixels\na.png,{text}\n")
         assert_masks(masks_of(tmp_path, self.CAR), {"a": dots})
+
+
+class TestOrderOfRuns:
+    """192 x 128 pixels have the shape of Carvana's 1918 x 1280."""
+
+    CAR = TestRuns.CAR
+
+    def ellipses(self, width: int = 192, height: int = 128, count: int = 3) -> dict[str, NDArray[np.uint8]]:
+        y, x = np.mgrid[:height, :width]
+        return {
+            f"car_{n}": (((x - 90 - n % 7) / 60) ** 2 + ((y - 60) / 35) ** 2 < 1).astype(np.uint8) for n in range(count)
+        }
+
+    def fill(self, root: Path, masks: dict[str, NDArray[np.uint8]], *orders: str) -> None:
+        """Each picture with the next of the orders."""
+        lines = ["img,rle_mask"]
+        for number, (name, mask) in enumerate(masks.items()):
+            save(root / f"train/{name}.png", np.stack([mask * 255] * 3, axis=-1))
+            lines.append(f"{name}.png,{runs(mask, orders[number % len(orders)])}")
+        (root / "masks.csv").write_text("\n".join(lines) + "\n")
+
+    def notes(self, root: Path, order: str = "auto") -> tuple[str, ...]:
+        options = DataConfig.model_validate({"rle": {"order": order}})
+        return read_manifest(root, channels=3, options=options, log_notes=False).notes
+
+    @pytest.mark.parametrize(("order", "words"), [("columns", "down the columns"), ("rows", "along the rows")])
+    @pytest.mark.parametrize("size", [(192, 128), (128, 192)])
+    def test_the_order_is_found(self, tmp_path: Path, order: str, words: str, size: tuple[int, int]) -> None:
+        masks = self.ellipses(*size)
+        self.fill(tmp_path, masks, order)
+        assert_masks(masks_of(tmp_path, self.CAR), masks)
+        (note,) = self.notes(tmp_path)
+        assert f"The runs in masks.csv are counted {words}" in note
+        assert list(describe(tmp_path).notes) == [note]
+
+    def test_the_order_is_that_of_the_whole_table(self, tmp_path: Path) -> None:
+        dot = np.zeros((128, 192), np.uint8)
+        dot[30, 40:50] = 1  # one run, which tells nothing by itself
+        masks = {**self.ellipses(count=40), "dot": dot}
+        self.fill(tmp_path, masks, "rows")
+        assert_masks(masks_of(tmp_path, self.CAR), masks)
+        assert "along the rows (data.rle.order): in 14 pictures" in self.notes(tmp_path)[0]
+
+    @pytest.mark.parametrize("order", ["columns", "rows"])
+    def test_an_order_that_is_set_is_taken(self, tmp_path: Path, order: str) -> None:
+        masks = self.ellipses(128, 128)
+        self.fill(tmp_path, masks, order)
+        assert_masks(masks_of(tmp_path, self.CAR, rle=RleConfig.model_validate({"order": order})), masks)
+        assert self.notes(tmp_path, order) == ()
+
+    def test_against_what_the_masks_look_like_too(self, tmp_path: Path) -> None:
+        masks = self.ellipses()
+        self.fill(tmp_path, masks, "rows")
+        found = masks_of(tmp_path, self.CAR, rle=RleConfig(order="columns"))
+        assert runs(found["car_0"]) == runs(masks["car_0"], "rows")
+
+    def test_square_pictures_are_counted_down_the_columns_and_a_note_says_that_nothing_tells(
+        self, tmp_path: Path
+    ) -> None:
+        masks = self.ellipses(128, 128)
+        self.fill(tmp_path, masks, "columns")
+        assert_masks(masks_of(tmp_path, self.CAR), masks)
+        assert "nothing in the table tells (data.rle.order)" in self.notes(tmp_path)[0]
+
+    def test_bands_across_the_picture_do_not_hide_the_order(self, tmp_path: Path) -> None:
+        """Whole lines have the shorter edges if they are taken for columns of a picture that is wider than high."""
+        mask = np.zeros((128, 192), np.uint8)
+        mask[40:45] = mask[90:95] = mask[60:70, 100:110] = 1
+        masks = {"street": mask}
+        self.fill(tmp_path, masks, "rows")
+        assert_masks(masks_of(tmp_path, self.CAR), masks)
+
+    def test_specks_tell_nothing(self, tmp_path: Path) -> None:
+        masks = {f"dust_{n}": (np.random.default_rng(n).random((128, 192)) > 0.9).astype(np.uint8) for n in range(3)}
+        self.fill(tmp_path, masks, "columns")
+        assert_masks(masks_of(tmp_path, self.CAR), masks)
+        assert "nothing in the table tells" in self.notes(tmp_path)[0]
+
+    def test_objects_wider_than_the_picture_is_high_tell_the_order(self, tmp_path: Path) -> None:
+        masks = {name: mask[40:80] for name, mask in self.ellipses().items()}
+        self.fill(tmp_path, masks, "rows")
+        assert_masks(masks_of(tmp_path, self.CAR), masks)
+
+    def test_pictures_that_disagree_are_refused(self, tmp_path: Path) -> None:
+        self.fill(tmp_path, self.ellipses(count=4), "rows", "columns")
+        (problem,) = problems(tmp_path)
+        assert problem.startswith(
+            "masks.csv: data.rle.order is auto: the masks of car_1.png, car_3.png hang together if runs are counted "
+            "down the columns, and those of car_0.png, car_2.png if they are counted along the rows"
+        )
+        assert "Set it to columns or rows" in problem
+        assert not self.notes(tmp_path, "rows")
+
+    def test_one_odd_picture_among_many_does_not_count(self, tmp_path: Path) -> None:
+        self.fill(tmp_path, self.ellipses(count=10), *["rows"] * 9, "columns")
+        assert "along the rows" in self.notes(tmp_path)[0]
+
+    def test_rows_and_pictures_that_cannot_be_read_are_left_to_the_checks(self, tmp_path: Path) -> None:
+        masks = self.ellipses(count=5)
+        self.fill(tmp_path, masks, "rows")
+        table = (tmp_path / "masks.csv").read_text().splitlines()
+        table[1], table[2] = "car_0.png,9 3 1 2", "car_1.png,24000 100 24570 100"
+        (tmp_path / "masks.csv").write_text("\n".join(table))
+        (tmp_path / "train/car_2.png").write_bytes(b"no picture")
+        assert "along the rows (data.rle.order): in 2 pictures" in self.notes(tmp_path)[0]
+
+    @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
+    def test_the_size_is_that_of_the_picture_as_it_is_shown(self, tmp_path: Path, ending: str) -> None:
+        masks = self.ellipses(128, 192)
+        self.fill(tmp_path, masks, "rows")
+        for name in masks:
+            (tmp_path / f"train/{name}.png").unlink()
+            turn = Image.Exif()
+            turn[0x0112] = 6
+            stored = Image.fromarray(RNG.integers(0, 255, (128, 192, 3), dtype=np.uint8))
+            stored.save(tmp_path / f"train/{name}.{ending}", exif=turn)
+        table = tmp_path / "masks.csv"
+        table.write_text(table.read_text().replace(".png", f".{ending}"))
+        assert_masks(masks_of(tmp_path, self.CAR), masks)
 
 
 @pytest.mark.parametrize("layout", ["voc", "coco", "rle"])

@@ -349,7 +349,7 @@ def drawn(tmp_path: Path) -> Case:
     Image.fromarray(np.where(np.indices(pixels.shape)[0] < 9, 255, 0).astype(np.uint8)).save(tmp_path / "r.png")
     (tmp_path / "masks.csv").write_text("of all cases")
     return Case(
-        "a", (tmp_path / "a.png",), Drawn(tmp_path / "masks.csv", (Part("organ", "runs", "1 12", "masks.csv:2"),))
+        "a", (tmp_path / "a.png",), Drawn(tmp_path / "masks.csv", (Part("organ", "columns", "1 12", "masks.csv:2"),))
     )
 
 
@@ -366,7 +366,13 @@ def test_what_is_drawn_decides_the_cache_and_the_rest_of_the_table_does_not(draw
     before = case_key(drawn, AS_IS, LABELS)
     (tmp_path / "masks.csv").write_text("of all cases, and one more")
     assert case_key(drawn, AS_IS, LABELS) == before
-    other = Drawn(tmp_path / "masks.csv", (Part("organ", "runs", "1 13", "masks.csv:2"),))
-    changes = ({"label": other}, {"region": tmp_path / "r.png"}, {"reading": Reading(resize_label=True)})
+    other = Drawn(tmp_path / "masks.csv", (Part("organ", "columns", "1 13", "masks.csv:2"),))
+    along = Drawn(tmp_path / "masks.csv", (Part("organ", "rows", "1 12", "masks.csv:2"),))
+    changes = (
+        {"label": other},
+        {"label": along},
+        {"region": tmp_path / "r.png"},
+        {"reading": Reading(resize_label=True)},
+    )
     keys = {case_key(replace(drawn, **change), AS_IS, LABELS) for change in changes}
-    assert len({before, *keys}) == 4
+    assert len({before, *keys}) == 5

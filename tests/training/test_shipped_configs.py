@@ -105,7 +105,7 @@ def flat(root: Path, name: str) -> Path:
                 grey = name.startswith("membrane") or array.ndim == 2
                 Image.fromarray(array if not grey or array.ndim == 2 else array[..., 0]).save(path)
         table.append(f"{number},{images.format(number)},{labels.format(number)}")
-        runs.append(f"{number}.png," + " ".join(f"{80 * column + 21} 30" for column in range(10, 26)))
+        runs.append(f"{number}.png," + " ".join(f"{100 * row + 11} 16" for row in range(20, 50)))
     if name.startswith(("people", "server")):
         (root / "cases.csv").write_text("\n".join(table) + "\n")
     if name.startswith("cars"):
