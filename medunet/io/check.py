@@ -145,7 +145,7 @@ def _check_case(
 
     `known`: see `annotated_labels`.
     """
-    problems, _ = told
+    problems, remarks = told
     try:
         volume = read_case_image(case, channels=channels)
     except DataError as error:
@@ -155,6 +155,8 @@ def _check_case(
         rule = f"the config names {channels} (data.modality)."
         hint = about_channels(volume, channels)
         problems.append(Problem(case.id, "channels", rule, value=str(volume.channels), hint=hint))
+    if volume.source.kind == "picture":  # those of DICOM differ from case to case
+        remarks.append(Remarks(notes=volume.source.notes))
     statistics = _statistics(case, volume)
     flat = [a == b for a, b in zip(statistics.minimum, statistics.maximum, strict=True)]
     if all(flat):

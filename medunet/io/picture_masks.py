@@ -16,8 +16,9 @@ from scipy import ndimage
 from medunet.errors import DataError, GeometryError
 from medunet.geometry import Geometry, format_shape
 from medunet.io.case import Reading
-from medunet.io.files import image_ending, read_image, read_mask
+from medunet.io.files import image_ending, read_mask
 from medunet.io.pictures import PICTURES
+from medunet.io.read import read_volume
 from medunet.labels import IGNORE, LabelMap
 
 MOST_ODD = 0.2
@@ -112,10 +113,8 @@ def _told(
 
 
 def _coloured(path: Path, reading: Reading, labels: LabelMap) -> tuple[NDArray[np.generic], Geometry]:
-    volume = read_image(path)
+    volume = read_volume(path, channels=3)
     colours = volume.array
-    if volume.channels == 1:
-        colours = np.repeat(colours, 3, axis=0)
     if len(colours) != 3 or colours.dtype != np.uint8:
         raise DataError(
             f"{path} has {volume.channels} channels of {colours.dtype}; data.colours is for RGB with 8 bits each."

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medunet.errors import DataError, ReadError
-from medunet.io.pictures import Pages, check_size, open_picture, shown, turned, without_opaque
+from medunet.io.pictures import Pages, check_size, has_alpha, open_picture, shown, turned
 
 _BLACK, _RGB = (0, 1), 2
 _UNSIGNED, _FLOAT = 1, 3
@@ -38,7 +38,7 @@ def read_tiff(path: Path, *, mask: bool) -> Pages:
             pages = [page.aspage() for page in file.pages]
             _check(path, file, pages)
             if not all(map(_fits_pillow, pages)):
-                return Pages(tuple(_decoded(path, page) for page in pages))
+                return Pages(tuple(_decoded(path, page) for page in pages), alpha=_has_alpha(pages[0]))
     except tifffile.TiffFileError as error:
         raise ValueError(str(error)) from error
     return _with_pillow(path, len(pages), mask=mask)
@@ -100,14 +100,19 @@ def _decoded(path: Path, page: Any) -> NDArray[Any]:
         ) from error
     if page.planarconfig == 2 and page.samplesperpixel > 1:
         array = np.moveaxis(array, 0, -1)
-    array = turned(array, _orientation(page))
-    return without_opaque(array) if any(int(sample) in _ALPHA for sample in page.extrasamples) else array
+    return turned(array, _orientation(page))
+
+
+def _has_alpha(page: Any) -> bool:
+    return bool(page.extrasamples) and int(page.extrasamples[-1]) in _ALPHA
 
 
 def _with_pillow(path: Path, count: int, *, mask: bool) -> Pages:
-    arrays = []
+    arrays, alpha = [], False
     with open_picture(path) as picture:
         for number in range(count):
             picture.seek(number)
-            arrays.append(np.asarray(shown(picture, mask=mask)))
-    return Pages(tuple(arrays))
+            upright = shown(picture, mask=mask)
+            arrays.append(np.asarray(upright))
+            alpha = has_alpha(upright)
+    return Pages(tuple(arrays), alpha=alpha)

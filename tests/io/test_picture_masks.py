@@ -162,6 +162,31 @@ def test_a_grey_mask_has_grey_colours(tmp_path: Path) -> None:
     np.testing.assert_array_equal(truth.values, mask.T)  # white is ignore, 255
 
 
+# transparency
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparency_of_a_mask_is_not_looked_at(tmp_path: Path, mode: str) -> None:
+    veil = np.random.default_rng(0).integers(0, 255, (160, 200), dtype=np.uint8)
+    mask = save(tmp_path / "m.png", np.dstack([disc()] * (len(mode) - 1) + [veil]))
+    np.testing.assert_array_equal(read(tmp_path, mask, PERSON).values, disc().T)
+    part = Part("person", "mask", str(mask), str(mask))
+    np.testing.assert_array_equal(read(tmp_path, Drawn(tmp_path, (part,)), PERSON).values, disc().T)
+
+
+def test_colours_with_transparency_stand_for_labels(tmp_path: Path) -> None:
+    picture, values = street()
+    veiled = np.dstack([picture, np.random.default_rng(0).integers(0, 255, (160, 200), dtype=np.uint8)])
+    truth = read(tmp_path, save(tmp_path / "m.png", veiled), STREET, reading=COLOURS)
+    np.testing.assert_array_equal(truth.values, values)
+
+
+def test_a_mask_of_transparency_alone_is_refused(tmp_path: Path) -> None:
+    mask = save(tmp_path / "m.png", np.dstack([np.full((160, 200), 255, np.uint8)] * 3 + [disc()]))
+    with pytest.raises(DataError, match="of one colour, and only its transparency differs"):
+        read(tmp_path, mask, PERSON)
+
+
 # other sizes, regions
 
 
