@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
-MOST_PIXELS = 500_000_000
-"""Of one picture or page: 22,000 x 22,000. A file of some kilobytes may state any number and fill the memory."""
+MOST_PIXELS = 2 * 89_478_485
+"""Of what is decoded as a whole, as in Pillow: a PNG of some kilobytes may state any number and fill the memory."""
+
+MOST_OF_MASKS = 500_000_000
+"""Of a mask with one band: those of pictures of 20,000 x 20,000 are written as PNG, and have to be read again."""
 
 _ORIENTATION = 0x0112
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -66,7 +69,7 @@ def read_picture(path: Path, *, mask: bool = False, scratch: Path | None = None)
     Raises:
         ReadError: it is truncated, or no picture.
         OutputError: a large TIFF finds no room on the disk.
-        DataError: more than `MOST_PIXELS`, an animation, or pages that are no slices of one volume.
+        DataError: too many pixels, an animation, or pages that are no slices of one volume.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -100,6 +103,7 @@ def _read(path: Path, head: bytes, *, mask: bool) -> Pages:
 
         return read_tiff(path, mask=mask)
     with open_picture(path) as picture:
+        check_size(path, *picture.size, MOST_OF_MASKS if mask and len(picture.getbands()) == 1 else MOST_PIXELS)
         frames: int = getattr(picture, "n_frames", 1)
         notes: tuple[str, ...] = ()
         if frames > 1 and picture.format == "MPO":  # of phones: the picture, then previews or a second view
@@ -117,11 +121,7 @@ def _read(path: Path, head: bytes, *, mask: bool) -> Pages:
 
 @contextmanager
 def open_picture(path: Path) -> Iterator[Image.Image]:
-    """A file that Pillow has opened and not yet decoded, within `MOST_PIXELS`.
-
-    Raises:
-        DataError: more pixels.
-    """
+    """A file that Pillow has opened and not yet decoded, of any size."""
     from PIL import Image
 
     with _LIMIT:  # Pillow's own limit is a global that warns or refuses from 179 million pixels on
@@ -131,20 +131,19 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
         finally:
             Image.MAX_IMAGE_PIXELS = before
     with picture:
-        check_size(path, *picture.size)
         yield picture
 
 
-def check_size(path: Path, width: int, height: int) -> None:
-    """Refuse what states more pixels than `MOST_PIXELS`.
+def check_size(path: Path, width: int, height: int, most: int) -> None:
+    """Refuse what states too many pixels to be decoded as a whole.
 
     Raises:
         DataError: with their number.
     """
-    if width * height > MOST_PIXELS:
+    if width * height > most:
         raise DataError(
-            f"{path} states {width} x {height} pixels; at most {MOST_PIXELS // 10**6} million are read.",
-            "Cut it into parts, or scale it down, if it really is that large.",
+            f"{path} states {width} x {height} pixels; at most {most:,} are decoded as a whole.",
+            "Save it as a TIFF in tiles with 8 bits per colour, which is read part by part, or scale it down.",
         )
 
 

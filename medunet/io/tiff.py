@@ -21,6 +21,9 @@ _BLACK, _RGB = (0, 1), 2
 _UNSIGNED, _FLOAT = 1, 3
 _RAW = 1
 _ALPHA = (1, 2)
+_MOST_PIXELS = 500_000_000
+"""Of a page that is decoded as a whole: 22,000 x 22,000."""
+
 _MOST_VOXELS = 4_000_000_000
 
 
@@ -49,7 +52,7 @@ def _check(path: Path, file: Any, pages: Sequence[Any]) -> None:
     if not pages:
         raise ValueError("it holds no page")
     for page in pages:
-        check_size(path, page.imagewidth, page.imagelength)
+        check_size(path, page.imagewidth, page.imagelength, _MOST_PIXELS)
     sizes = {(page.imagewidth, page.imagelength, page.samplesperpixel) for page in pages}
     if len(sizes) > 1:
         told = ", ".join(f"{width} x {height}" for width, height, _ in sorted(sizes, reverse=True)[:4])
