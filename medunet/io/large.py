@@ -21,6 +21,7 @@ from PIL import Image, TiffImagePlugin
 from medunet.errors import DataError, OutputError
 from medunet.io.mapped import let_go, mapped_zeros
 from medunet.io.pictures import Pages, has_alpha
+from medunet.io.tiff import PYRAMID, is_pyramid
 
 LARGE = 1 << 28
 """Bytes of a picture, decoded, from which on it goes to the disk: 256 MB, some 90 million pixels in colour."""
@@ -59,7 +60,7 @@ class _Part:
 
 
 def read_large(path: Path, plain: Plain, scratch: Path | None = None) -> Pages | None:
-    """A large TIFF of one page, its array on the disk; None of any other picture.
+    """A large TIFF of one page, or a pyramid, its array on the disk; None of any other picture.
 
     Args:
         path: of the file.
@@ -76,7 +77,8 @@ def read_large(path: Path, plain: Plain, scratch: Path | None = None) -> Pages |
             picture = TiffImagePlugin.TiffImageFile(file)
         except (OSError, SyntaxError, ValueError):
             return None  # reading it as any other picture says what is wrong
-        parts = list(_parts(picture)) if _is_plain(picture) else []
+        several = bool(picture.tag_v2.next)
+        parts = list(_parts(picture)) if _is_plain(picture) and (not several or _is_pyramid(path)) else []
         bands = len(picture.getbands())
         if not parts or max(part.width * part.height for part in parts) * bands > _PART:
             return None
@@ -98,11 +100,21 @@ def read_large(path: Path, plain: Plain, scratch: Path | None = None) -> Pages |
                 f"It takes {rows * columns * first.itemsize * math.prod(first.shape[2:]) / 1e9:.1f} GB there.",
             ) from error
         _fill(result, file, picture, parts, plain)
-    return Pages((result,), alpha=has_alpha(shown))
+    return Pages((result,), (PYRAMID,) if several else (), has_alpha(shown))
+
+
+def _is_pyramid(path: Path) -> bool:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            return is_pyramid(file)
+    except tifffile.TiffFileError:
+        return False
 
 
 def _is_plain(picture: TiffImagePlugin.TiffImageFile) -> bool:
-    """Whether it has one page, its colours lie beside each other, it need not be turned, and Pillow keeps its bits."""
+    """Whether the colours of its first page lie beside each other, it need not be turned, and Pillow keeps its bits."""
     tags = picture.tag_v2
     bits, kept = set(tags.get(_BITS, (1,))), True
     if tags.get(_COLOURS) in _BLACK:
@@ -110,7 +122,7 @@ def _is_plain(picture: TiffImagePlugin.TiffImageFile) -> bool:
         kept = len(picture.getbands()) == 1 and (max(bits) <= 16 if whole else bits == {32})
     elif tags.get(_COLOURS) == _RGB:
         kept = bits == {8}
-    return kept and bool(tags.next == 0 and tags.get(_PLANAR, 1) == 1 and tags.get(_ORIENTATION, 1) == 1)
+    return kept and bool(tags.get(_PLANAR, 1) == 1 and tags.get(_ORIENTATION, 1) == 1)
 
 
 def _parts(picture: TiffImagePlugin.TiffImageFile) -> Iterator[_Part]:

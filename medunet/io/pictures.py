@@ -232,7 +232,7 @@ def _with_simpleitk(path: Path) -> NDArray[Any]:
     import SimpleITK
 
     try:
-        array = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+        array: NDArray[Any] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
     except RuntimeError as error:
         raise broken(path, "a picture", ValueError("its pixels cannot be decoded")) from error
     return array

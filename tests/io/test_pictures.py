@@ -136,9 +136,41 @@ def test_pages_of_colours_are_a_volume_of_three_channels(tmp_path: Path) -> None
 def test_pages_of_several_sizes_are_no_stack(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "a.tif") as file:
         file.write(GREY)
-        file.write(GREY[::2, ::2])
-    with pytest.raises(DataError, match="pages that differ \\(40 x 30, 20 x 15 pixels\\)"):
+        file.write(GREY[::2, :20], subfiletype=0)
+        file.write(GREY[:, ::2], subfiletype=0)
+    with pytest.raises(DataError, match="pages that differ \\(40 x 30, 20 x 30, 20 x 15 pixels\\)"):
         read_image(tmp_path / "a.tif")
+
+
+def write_pyramid(path: Path, picture: NDArray[Any], kind: str, **options: Any) -> Path:
+    """A picture and versions of half and a quarter of its size: pages that say so, that do not, or SubIFDs."""
+    with tifffile.TiffWriter(path, ome=kind == "OME") as file:
+        file.write(picture, subifds=2 if kind == "OME" else None, **options)
+        for step in (2, 4):
+            file.write(picture[::step, ::step], subfiletype=0 if kind == "sizes" else 1, **options)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["pages", "sizes", "OME"])
+@pytest.mark.parametrize("picture", [GREY, DEEP, DEEP.astype(np.uint8)], ids=["grey", "16 bits per colour", "colour"])
+def test_of_a_pyramid_the_first_page_is_the_picture(tmp_path: Path, picture: NDArray[Any], kind: str) -> None:
+    photometric = "rgb" if picture.ndim == 3 else "minisblack"
+    volume = read_image(write_pyramid(tmp_path / "a.tif", picture, kind, photometric=photometric, tile=(16, 16)))
+    np.testing.assert_array_equal(volume.array, np.atleast_3d(picture).transpose(2, 1, 0))
+    told = () if kind == "OME" else ("Smaller pages of the file were left out; its first page is the picture.",)
+    assert volume.source.notes == told
+
+
+@pytest.mark.parametrize("others", [[GREY], [GREY[::2, ::2], GREY], [np.kron(GREY, np.ones((2, 2), np.uint8))]])
+def test_pages_that_are_no_smaller_are_no_pyramid_whatever_they_say(tmp_path: Path, others: list[NDArray[Any]]) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for page in (GREY, *others):
+            file.write(page, subfiletype=1)
+    if len({page.shape for page in (GREY, *others)}) == 1:
+        assert read_image(tmp_path / "a.tif").geometry.shape == (40, 30, 2)
+    else:
+        with pytest.raises(DataError, match="pages that differ"):
+            read_image(tmp_path / "a.tif")
 
 
 def test_channels_and_time_points_as_pages_are_refused(tmp_path: Path) -> None:
