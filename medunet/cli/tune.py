@@ -16,9 +16,7 @@ _DURATION = r"[0-9]+(\.[0-9]+)? *(s|sec|min|h)"
 
 
 def tune(
-    config: Annotated[
-        str, typer.Option("--config", "-c", metavar="FILE", help="A path, or a shipped config.")
-    ],
+    config: Annotated[str, typer.Option("--config", "-c", metavar="FILE", help="A path, or a shipped config.")],
     trials: Annotated[int, typer.Option("--trials", metavar="N", help="Of the study, earlier ones counted.")] = 20,
     data: Annotated[
         Path | None, typer.Option("--data", help="Data set folder, dataset.json or CSV; overrides data.root.")

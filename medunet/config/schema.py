@@ -46,7 +46,8 @@ class DataConfig(Section):
     """What the colours of RGB masks mean: label to a colour, [128, 64, 128] or "#804080", or a list of such. A colour
     of no label is an error. Empty: masks hold values."""
     resize_label: bool = False
-    """Bring masks of another size than their picture to its size (by the nearest pixel); false: they are errors."""
+    """Bring masks and regions of another size than their picture to its size, by the nearest pixel, whatever their
+    proportions; false: they are errors."""
     grey_edges: bool = True
     """In masks with two values that are at least 64 apart, take up to 20 % of other values for smoothed edges (JPEG,
     antialiasing): each goes to the nearer of the two, and a warning says so; false: they are errors."""

@@ -67,7 +67,7 @@ class Reading:
 
     Attributes:
         colours: colours in words ("#804080") by the name of their label.
-        resize_label: bring masks of another size to that of their picture.
+        resize_label: bring masks and regions of another size to that of their picture.
         grey_edges: take values between the two of a mask for smoothed edges.
     """
 

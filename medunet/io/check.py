@@ -24,6 +24,7 @@ from medunet.io.case import Case
 from medunet.io.fingerprint import fingerprint
 from medunet.io.labelled import Remarks, read_case_image, read_case_label, sum_up
 from medunet.io.mapped import blocks
+from medunet.io.picture_masks import RESIZE, TURN
 from medunet.io.pictures import about_channels
 from medunet.io.structures import Extent, dimmest, extents
 from medunet.io.volume import Volume
@@ -145,7 +146,7 @@ def _check_case(
 
     `known`: see `annotated_labels`.
     """
-    problems, _ = told
+    problems, remarks = told
     try:
         volume = read_case_image(case, channels=channels)
     except DataError as error:
@@ -155,6 +156,8 @@ def _check_case(
         rule = f"the config names {channels} (data.modality)."
         hint = about_channels(volume, channels)
         problems.append(Problem(case.id, "channels", rule, value=str(volume.channels), hint=hint))
+    if volume.source.kind == "picture":  # those of DICOM differ from case to case
+        remarks.append(Remarks(notes=volume.source.notes))
     statistics = _statistics(case, volume)
     flat = [a == b for a, b in zip(statistics.minimum, statistics.maximum, strict=True)]
     if all(flat):
@@ -203,7 +206,7 @@ def _check_mask(
         rule = f"it must lie on the grid of its image, but has {difference}."
         hint = f"Resample {case.label} to {case.images[0].name}."
         if volume.source.kind == "picture":
-            hint = "If it is the same picture at another size, set data.resize_label: true."
+            hint = TURN if mask.shape == volume.geometry.shape[::-1] else RESIZE
         problems.append(Problem(case.id, "label", rule, hint=hint))
     counts = count_values(mask)
     unknown = [float(value) for value in sorted(counts) if value not in labels.values]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from medunet.errors import DataError, GeometryError, ReadError
 from medunet.geometry import RAS_FROM_LPS, Geometry, format_shape
 from medunet.io.damage import broken
 from medunet.io.mapped import blocks
-from medunet.io.pictures import PICTURES, read_picture
+from medunet.io.pictures import PICTURES, fit_alpha, read_picture, without_alpha
 from medunet.io.volume import Source, Volume
 
 NIFTI = (".nii.gz", ".nii")
@@ -43,13 +44,16 @@ def stem(path: Path) -> str:
     return path.name[: len(path.name) - len(ending)] if ending else path.stem
 
 
-def read_image(paths: Path | Sequence[Path], *, check_values: bool = True, scratch: Path | None = None) -> Volume:
+def read_image(
+    paths: Path | Sequence[Path], *, check_values: bool = True, scratch: Path | None = None, opaque: bool = False
+) -> Volume:
     """Read one image; several paths are its channels, all on one grid.
 
     Args:
         paths: one file, or one per channel.
         check_values: refuse NaN and infinite voxels.
         scratch: folder that takes large pictures, see `io.large`; None: that of the system for temporary files.
+        opaque: keep alpha channels that are opaque everywhere.
 
     Returns:
         Volume of (C, *spatial) in the file's own axis order and dtype (float32 after scl_slope).
@@ -64,11 +68,11 @@ def read_image(paths: Path | Sequence[Path], *, check_values: bool = True, scrat
     if check_values:
         for path, volume in zip(parts, volumes, strict=True):
             check_finite(volume.array, path)
-    return stack_channels(volumes)
+    return stack_channels(volumes if opaque else fit_alpha(volumes, None))
 
 
 def stack_channels(volumes: Sequence[Volume]) -> Volume:
-    """One volume with the channels of all of them; geometry and source are those of the first.
+    """One volume with the channels and notes of all of them; geometry and source are those of the first.
 
     Raises:
         GeometryError: they do not lie on one grid.
@@ -84,20 +88,24 @@ def stack_channels(volumes: Sequence[Volume]) -> Volume:
             )
     if len(volumes) == 1:
         return first
-    return Volume(np.concatenate([volume.array for volume in volumes]), first.geometry, first.source)
+    notes = tuple(dict.fromkeys(note for volume in volumes for note in volume.source.notes))
+    source = replace(first.source, notes=notes, alpha=volumes[-1].source.alpha)
+    return Volume(np.concatenate([volume.array for volume in volumes]), first.geometry, source)
 
 
 def read_mask(path: Path) -> tuple[NDArray[np.generic], Geometry]:
     """Read a mask as written: integer array (*spatial) of file values, and its grid.
 
     Of a picture with a palette of colours the indices are the values (as in PASCAL VOC); three equal channels
-    are one.
+    are one. Transparency is not looked at.
 
     Raises:
         ReadError, GeometryError: as `read_image`.
-        DataError: several channels, or values that are not integers of 32 bits.
+        DataError: several channels, nothing but transparency that differs, or values that are not integers of 32 bits.
     """
     volume = _read_one(path, mask=True)
+    if volume.source.alpha:
+        volume = _without_veil(volume)
     array = volume.array[0]
     if volume.channels != 1 and not (volume.channels == 3 and (volume.array == array).all()):
         hint = "If its colours stand for labels, say which in data.colours." if volume.source.kind == "picture" else ""
@@ -114,6 +122,17 @@ def read_mask(path: Path) -> tuple[NDArray[np.generic], Geometry]:
     elif array.dtype.kind == "b":
         array = array.astype(np.uint8)
     return array, volume.geometry
+
+
+def _without_veil(volume: Volume) -> Volume:
+    """A mask without its alpha channel."""
+    colours, alpha = volume.array[:-1], volume.array[-1]
+    if (colours == colours.flat[0]).all() and (alpha != alpha.flat[0]).any():
+        raise DataError(
+            f"{volume.source.path} is of one colour, and only its transparency differs, which is not read of masks.",
+            "Save it as white on black.",
+        )
+    return without_alpha(volume)
 
 
 def read_geometry(path: Path) -> Geometry:

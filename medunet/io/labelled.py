@@ -7,7 +7,7 @@ by their names and drawn on the grid of the image.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from medunet.geometry import Geometry, format_shape
 from medunet.io.case import Case, Drawn
 from medunet.io.files import read_mask
 from medunet.io.naming import match
-from medunet.io.picture_masks import is_picture, read_binary, read_picture_mask, resized
+from medunet.io.picture_masks import RESIZE, SAME_PROPORTIONS, is_picture, read_binary, read_picture_mask, resized
 from medunet.io.read import read_volume, reads_as_dicom
 from medunet.io.volume import Volume
 from medunet.labels import IGNORE, LabelMap
@@ -42,12 +42,15 @@ class Remarks:
         contested: voxels that two labels claimed, by their names; the second got them.
         notes: sentences.
         smoothed: share of pixels on smoothed edges that went to the nearer of two values.
+        resized: of each mask and region that was brought to the size of its picture, its path and the sizes where
+            the proportions differ, else "".
     """
 
     unnamed: tuple[str, ...] = ()
     contested: Mapping[tuple[str, str], int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     smoothed: float = 0.0
+    resized: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,9 @@ def read_case_label(case: Case, volume: Volume, labels: LabelMap) -> Truth:
         DicomError: it belongs to other images, or lies on no grid.
     """
     truth = _whole_label(case, volume, labels)
-    return truth if case.region is None else _within(truth, case.region, labels)
+    if case.region is None:
+        return truth
+    return _within(truth, case.region, labels, resize=case.reading.resize_label)
 
 
 def _whole_label(case: Case, volume: Volume, labels: LabelMap) -> Truth:
@@ -114,8 +119,8 @@ def _whole_label(case: Case, volume: Volume, labels: LabelMap) -> Truth:
     if isinstance(label, Drawn):
         from medunet.io.drawn import draw
 
-        drawing = draw(label, volume.geometry.shape, labels)
-        remarks = Remarks(drawing.unnamed, drawing.contested, smoothed=drawing.smoothed)
+        drawing = draw(label, volume.geometry.shape, labels, resize=case.reading.resize_label)
+        remarks = Remarks(drawing.unnamed, drawing.contested, smoothed=drawing.smoothed, resized=drawing.resized)
         return Truth(drawing.values, volume.geometry, remarks)
     if label is None:
         raise DataError(f"Case {case.id} has no label.")
@@ -124,14 +129,14 @@ def _whole_label(case: Case, volume: Volume, labels: LabelMap) -> Truth:
     if not is_picture(label):
         return Truth(*read_mask(label))
     values, geometry, smoothed = read_picture_mask(label, case.reading, labels)
-    notes: tuple[str, ...] = ()
+    remarks = Remarks(smoothed=smoothed)
     if case.reading.resize_label and geometry.shape != volume.geometry.shape:
-        values, geometry = resized(values, volume.geometry.shape, label), volume.geometry
-        notes = ("Masks of another size than their picture were resized.",)
-    return Truth(values, geometry, Remarks(notes=notes, smoothed=smoothed))
+        values, words = resized(values, volume.geometry.shape, label)
+        geometry, remarks = volume.geometry, replace(remarks, resized=(words,))
+    return Truth(values, geometry, remarks)
 
 
-def _within(truth: Truth, region: Path, labels: LabelMap) -> Truth:
+def _within(truth: Truth, region: Path, labels: LabelMap, *, resize: bool) -> Truth:
     """Everything outside of a region becomes `ignore`."""
     if not labels.ignore:
         raise DataError(
@@ -139,13 +144,19 @@ def _within(truth: Truth, region: Path, labels: LabelMap) -> Truth:
             "Add `ignore` to the labels, with a value that the masks do not use.",
         )
     inside, _ = read_binary(region)
-    if inside.shape != truth.values.shape:
-        raise GeometryError(
-            f"{region} has {format_shape(inside.shape)} pixels, and the mask has {format_shape(truth.values.shape)}."
-        )
+    shape, remarks = truth.values.shape, truth.remarks
+    if inside.shape != shape:
+        if not resize:
+            raise GeometryError(
+                f"{region} has {format_shape(inside.shape)} pixels, and the mask has {format_shape(shape)}.",
+                RESIZE if len(shape) == 2 else "",
+            )
+        inside, words = resized(inside, shape, region)
+        remarks = replace(remarks, resized=(*remarks.resized, words))
     unknown = labels.ignore[0]
     wide = np.result_type(truth.values.dtype, np.min_scalar_type(unknown))
-    return replace(truth, values=np.where(inside, truth.values.astype(wide), np.asarray(unknown, wide)))
+    values = np.where(inside, truth.values.astype(wide), np.asarray(unknown, wide))
+    return replace(truth, values=values, remarks=remarks)
 
 
 def _dicom_label(label: Path, volume: Volume, labels: LabelMap) -> Truth:
@@ -213,8 +224,23 @@ def sum_up(remarks: Iterable[Remarks]) -> list[str]:
             f"Smoothed edges of masks, up to {max(smoothed):.2%} of their pixels, went to the nearer of the two values "
             f"({_cases(len(smoothed))})."
         )
+    sentences += _about_sizes([one.resized for one in several if one.resized])
     for note, count in Counter(note for one in several for note in one.notes).items():
         sentences.append(f"{note[:-1]} ({_cases(count)}).")
+    return sentences
+
+
+def _about_sizes(resized: Sequence[tuple[str, ...]]) -> list[str]:
+    """Of the cases whose masks were resized."""
+    if not resized:
+        return []
+    sentences = [f"Masks of another size than their picture were resized ({_cases(len(resized))})."]
+    odd = [words for one in resized if (words := next(filter(None, one), ""))]
+    if odd:
+        sentences.append(
+            f"Of these, masks whose proportions differ by more than {SAME_PROPORTIONS:.0%} were stretched "
+            f"({_cases(len(odd))}); the first is {odd[0]}."
+        )
     return sentences
 
 

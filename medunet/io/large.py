@@ -20,6 +20,8 @@ from PIL import Image, TiffImagePlugin
 
 from medunet.errors import DataError, OutputError
 from medunet.io.mapped import let_go, mapped_zeros
+from medunet.io.pictures import Pages, has_alpha
+from medunet.io.tiff import PYRAMID, is_pyramid
 
 LARGE = 1 << 28
 """Bytes of a picture, decoded, from which on it goes to the disk: 256 MB, some 90 million pixels in colour."""
@@ -57,8 +59,8 @@ class _Part:
     size: int
 
 
-def read_large(path: Path, plain: Plain, scratch: Path | None = None) -> NDArray[Any] | None:
-    """A large TIFF of one page as (rows, columns, C) on the disk; None of any other picture.
+def read_large(path: Path, plain: Plain, scratch: Path | None = None) -> Pages | None:
+    """A large TIFF of one page, or a pyramid, its array on the disk; None of any other picture.
 
     Args:
         path: of the file.
@@ -75,11 +77,13 @@ def read_large(path: Path, plain: Plain, scratch: Path | None = None) -> NDArray
             picture = TiffImagePlugin.TiffImageFile(file)
         except (OSError, SyntaxError, ValueError):
             return None  # reading it as any other picture says what is wrong
-        parts = list(_parts(picture)) if _is_plain(picture) else []
+        several = bool(picture.tag_v2.next)
+        parts = list(_parts(picture)) if _is_plain(picture) and (not several or _is_pyramid(path)) else []
         bands = len(picture.getbands())
         if not parts or max(part.width * part.height for part in parts) * bands > _PART:
             return None
-        first = _decoded(file, picture, parts[0], plain)
+        shown = _decoded(file, picture, parts[0], plain)
+        first = np.asarray(shown)
         columns, rows = picture.size
         if rows * columns > MOST_PIXELS:
             raise DataError(
@@ -96,11 +100,21 @@ def read_large(path: Path, plain: Plain, scratch: Path | None = None) -> NDArray
                 f"It takes {rows * columns * first.itemsize * math.prod(first.shape[2:]) / 1e9:.1f} GB there.",
             ) from error
         _fill(result, file, picture, parts, plain)
-    return _without_blank_alpha(result, picture.mode)
+    return Pages((result,), (PYRAMID,) if several else (), has_alpha(shown))
+
+
+def _is_pyramid(path: Path) -> bool:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            return is_pyramid(file)
+    except tifffile.TiffFileError:
+        return False
 
 
 def _is_plain(picture: TiffImagePlugin.TiffImageFile) -> bool:
-    """Whether it has one page, its colours lie beside each other, it need not be turned, and Pillow keeps its bits."""
+    """Whether the colours of its first page lie beside each other, it need not be turned, and Pillow keeps its bits."""
     tags = picture.tag_v2
     bits, kept = set(tags.get(_BITS, (1,))), True
     if tags.get(_COLOURS) in _BLACK:
@@ -108,7 +122,7 @@ def _is_plain(picture: TiffImagePlugin.TiffImageFile) -> bool:
         kept = len(picture.getbands()) == 1 and (max(bits) <= 16 if whole else bits == {32})
     elif tags.get(_COLOURS) == _RGB:
         kept = bits == {8}
-    return kept and bool(tags.next == 0 and tags.get(_PLANAR, 1) == 1 and tags.get(_ORIENTATION, 1) == 1)
+    return kept and bool(tags.get(_PLANAR, 1) == 1 and tags.get(_ORIENTATION, 1) == 1)
 
 
 def _parts(picture: TiffImagePlugin.TiffImageFile) -> Iterator[_Part]:
@@ -146,7 +160,7 @@ def _fill(
     for part in parts:
         if not part.size:  # left out, as some programs do where there is nothing
             continue
-        values = _decoded(file, picture, part, plain)
+        values = np.asarray(_decoded(file, picture, part, plain))
         place = result[part.top : part.top + part.height, part.left : part.left + part.width]
         place[...] = values[: place.shape[0], : place.shape[1]]
         touched += values.nbytes
@@ -156,8 +170,7 @@ def _fill(
     let_go(result)
 
 
-def _decoded(file: IO[bytes], picture: TiffImagePlugin.TiffImageFile, part: _Part, plain: Plain) -> NDArray[Any]:
-    """(rows, columns) or (rows, columns, C)."""
+def _decoded(file: IO[bytes], picture: TiffImagePlugin.TiffImageFile, part: _Part, plain: Plain) -> Image.Image:
     file.seek(part.offset)
     data = file.read(part.size)
     head = TiffImagePlugin.ImageFileDirectory_v2(prefix=picture.tag_v2.prefix)
@@ -174,20 +187,4 @@ def _decoded(file: IO[bytes], picture: TiffImagePlugin.TiffImageFile, part: _Par
     whole.write(data)
     whole.seek(0)
     with TiffImagePlugin.TiffImageFile(whole) as own:
-        return np.asarray(own if _has_alpha(picture.mode) else plain(own))
-
-
-def _has_alpha(mode: str) -> bool:
-    return mode in ("LA", "RGBA")
-
-
-def _without_blank_alpha(array: NDArray[Any], mode: str) -> NDArray[Any]:
-    """Without the last channel, if that is opaque everywhere: a part cannot know."""
-    if not _has_alpha(mode):
-        return array
-    step = max(1, _PART // array[:1].nbytes)
-    opaque = True
-    for first in range(0, len(array), step):
-        opaque = opaque and bool((array[first : first + step, :, -1] == 255).all())
-        let_go(array)
-    return array[..., :-1] if opaque else array
+        return plain(own)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +17,29 @@ from scipy import ndimage
 from medunet.errors import DataError, GeometryError
 from medunet.geometry import Geometry, format_shape
 from medunet.io.case import Reading
-from medunet.io.files import image_ending, read_image, read_mask
+from medunet.io.files import image_ending, read_mask
 from medunet.io.pictures import PICTURES
+from medunet.io.read import read_volume
 from medunet.labels import IGNORE, LabelMap
 
 MOST_ODD = 0.2
 """Share of the pixels that may lie between the two values of a mask: small pictures are mostly edges, and a gradient or
 a photograph has more."""
 
+RESIZE = "If it is the same picture at another size, set data.resize_label: true."
+"""What to do about a mask of another size."""
+
+TURN = "One of the two was turned (EXIF); turn the mask as the picture is shown."
+"""What to do about a mask whose width and height are those of its picture, exchanged."""
+
+SAME_PROPORTIONS = 0.02
+"""By which width : height may differ and still count as the same."""
+
 _SMALLEST_STEP = 64
 _LOSSY = (".jpg", ".jpeg")
 _SHOWN = 4
-_SAME_PROPORTIONS = 0.02
+
+T = TypeVar("T", bound=np.generic)
 
 
 def is_picture(path: Path) -> bool:
@@ -112,10 +124,8 @@ def _told(
 
 
 def _coloured(path: Path, reading: Reading, labels: LabelMap) -> tuple[NDArray[np.generic], Geometry]:
-    volume = read_image(path)
+    volume = read_volume(path, channels=3)
     colours = volume.array
-    if volume.channels == 1:
-        colours = np.repeat(colours, 3, axis=0)
     if len(colours) != 3 or colours.dtype != np.uint8:
         raise DataError(
             f"{path} has {volume.channels} channels of {colours.dtype}; data.colours is for RGB with 8 bits each."
@@ -143,18 +153,23 @@ def _listed(strange: Iterable[tuple[int, int]]) -> str:
     return ", ".join(words) + (f" and {len(ordered) - _SHOWN} more colours" if len(ordered) > _SHOWN else "")
 
 
-def resized(array: NDArray[np.generic], shape: tuple[int, ...], path: Path) -> NDArray[np.generic]:
+def resized(array: NDArray[T], shape: tuple[int, ...], path: Path) -> tuple[NDArray[T], str]:
     """A mask (width, height) at the size of its picture: each pixel takes the value at its place.
 
+    Also its path and both sizes in words where the proportions differ; "" where they are the same.
+
     Raises:
-        GeometryError: the proportions differ, so that it is the mask of another picture, or turned.
+        GeometryError: it is no mask of a picture, or width and height are exchanged.
     """
     if array.ndim != 2 or len(shape) != 2:
         raise GeometryError(f"{path} has {format_shape(array.shape)} voxels; only masks of pictures can be resized.")
-    if abs(array.shape[0] * shape[1] / (array.shape[1] * shape[0]) - 1) > _SAME_PROPORTIONS:
+    if array.shape == shape[::-1] != shape:
         raise GeometryError(
-            f"{path} has {format_shape(array.shape)} pixels and its picture {format_shape(shape)}; a mask is only "
-            "resized where the proportions are the same."
+            f"{path} has {format_shape(array.shape)} pixels and its picture {format_shape(shape)}: width and height "
+            "are exchanged.",
+            TURN,
         )
+    odd = abs(array.shape[0] * shape[1] / (array.shape[1] * shape[0]) - 1) > SAME_PROPORTIONS
+    words = f"{path} ({format_shape(array.shape)} pixels, its picture {format_shape(shape)})" if odd else ""
     places = [(np.arange(new) * 2 + 1) * old // (2 * new) for new, old in zip(shape, array.shape, strict=True)]
-    return array[np.ix_(*places)]
+    return array[np.ix_(*places)], words

@@ -7,9 +7,9 @@ Pillow reads them; 16 bits per colour, of which it would drop eight, are read fr
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,34 +20,46 @@ from numpy.typing import NDArray
 from medunet.errors import DataError
 from medunet.geometry import Geometry
 from medunet.io.damage import broken
+from medunet.io.mapped import blocks
 from medunet.io.volume import Source, Volume
 
 if TYPE_CHECKING:
     from PIL import Image
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
-MOST_PIXELS = 500_000_000
-"""Of one picture or page: 22,000 x 22,000. A file of some kilobytes may state any number and fill the memory."""
+MOST_PIXELS = 2 * 89_478_485
+"""Of what is decoded as a whole, as in Pillow: a PNG of some kilobytes may state any number and fill the memory."""
+
+MOST_OF_MASKS = 500_000_000
+"""Of a mask with one band: those of pictures of 20,000 x 20,000 are written as PNG, and have to be read again."""
 
 _ORIENTATION = 0x0112
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _LIMIT = threading.Lock()
+_LEFT_OUT = "Transparency was left out, since data.modality names no channel for it."
 
 
 @dataclass(frozen=True)
 class Pages:
-    """What a file holds: arrays (rows, columns) or (rows, columns, C), all alike, and what was noticed."""
+    """What a file holds.
+
+    Attributes:
+        arrays: (rows, columns) or (rows, columns, C), all alike.
+        notes: what was noticed.
+        alpha: whether the last channel is transparency.
+    """
 
     arrays: tuple[NDArray[np.generic], ...]
     notes: tuple[str, ...] = ()
+    alpha: bool = False
 
 
 def read_picture(path: Path, *, mask: bool = False, scratch: Path | None = None) -> Volume:
     """A picture as (C, width, height): array axis 0 runs right, axis 1 down the picture as it is shown.
 
-    The pages of a TIFF are slices of a volume (C, width, height, pages). An alpha channel that is opaque everywhere
-    goes; another stays as the last channel.
+    The pages of a TIFF are slices of a volume (C, width, height, pages). An alpha channel is the last channel, and the
+    source says so; see `fit_alpha`.
 
     Args:
         path: of the file.
@@ -57,7 +69,7 @@ def read_picture(path: Path, *, mask: bool = False, scratch: Path | None = None)
     Raises:
         ReadError: it is truncated, or no picture.
         OutputError: a large TIFF finds no room on the disk.
-        DataError: more than `MOST_PIXELS`, an animation, or pages that are no slices of one volume.
+        DataError: too many pixels, an animation, or pages that are no slices of one volume.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -67,7 +79,7 @@ def read_picture(path: Path, *, mask: bool = False, scratch: Path | None = None)
         with open(path, "rb") as file:
             head = file.read(32)
         large = read_large(path, partial(shown, mask=mask), scratch) if head.startswith(_TIFF) else None
-        pages = _read(path, head, mask=mask) if large is None else Pages((large,))
+        pages = large or _read(path, head, mask=mask)
     except UnidentifiedImageError as error:
         raise broken(path, "a picture", ValueError("its bytes are those of no picture")) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -81,7 +93,8 @@ def read_picture(path: Path, *, mask: bool = False, scratch: Path | None = None)
     array = array.transpose(2, 1, 0, *range(3, array.ndim))
     if stack:
         array = np.ascontiguousarray(array, native)
-    return Volume(array, Geometry.plain(array.shape[1:]), Source(path, "picture", files=(path,), notes=pages.notes))
+    source = Source(path, "picture", files=(path,), notes=pages.notes, alpha=pages.alpha)
+    return Volume(array, Geometry.plain(array.shape[1:]), source)
 
 
 def _read(path: Path, head: bytes, *, mask: bool) -> Pages:
@@ -90,26 +103,25 @@ def _read(path: Path, head: bytes, *, mask: bool) -> Pages:
 
         return read_tiff(path, mask=mask)
     with open_picture(path) as picture:
+        check_size(path, *picture.size, MOST_OF_MASKS if mask and len(picture.getbands()) == 1 else MOST_PIXELS)
         frames: int = getattr(picture, "n_frames", 1)
         notes: tuple[str, ...] = ()
         if frames > 1 and picture.format == "MPO":  # of phones: the picture, then previews or a second view
-            notes = (f"{path.name} holds {frames} pictures; the first is the one that is shown.",)
+            notes = (f"The file holds {frames} pictures; the first is the one that is shown.",)
         elif frames > 1:
             raise DataError(
                 f"{path} is an animation of {frames} frames; one picture is needed.", "Save the frame that is meant."
             )
         if _deep_colours(head):
-            return Pages((turned(_with_simpleitk(path), orientation(picture)),), notes)
-        return Pages((np.asarray(shown(picture, mask=mask)),), notes)
+            deep = turned(_with_simpleitk(path), orientation(picture))
+            return Pages((deep,), notes, alpha=deep.shape[-1] in (2, 4))
+        upright = shown(picture, mask=mask)
+        return Pages((np.asarray(upright),), notes, has_alpha(upright))
 
 
 @contextmanager
 def open_picture(path: Path) -> Iterator[Image.Image]:
-    """A file that Pillow has opened and not yet decoded, within `MOST_PIXELS`.
-
-    Raises:
-        DataError: more pixels.
-    """
+    """A file that Pillow has opened and not yet decoded, of any size."""
     from PIL import Image
 
     with _LIMIT:  # Pillow's own limit is a global that warns or refuses from 179 million pixels on
@@ -119,20 +131,19 @@ def open_picture(path: Path) -> Iterator[Image.Image]:
         finally:
             Image.MAX_IMAGE_PIXELS = before
     with picture:
-        check_size(path, *picture.size)
         yield picture
 
 
-def check_size(path: Path, width: int, height: int) -> None:
-    """Refuse what states more pixels than `MOST_PIXELS`.
+def check_size(path: Path, width: int, height: int, most: int) -> None:
+    """Refuse what states too many pixels to be decoded as a whole.
 
     Raises:
         DataError: with their number.
     """
-    if width * height > MOST_PIXELS:
+    if width * height > most:
         raise DataError(
-            f"{path} states {width} x {height} pixels; at most {MOST_PIXELS // 10**6} million are read.",
-            "Cut it into parts, or scale it down, if it really is that large.",
+            f"{path} states {width} x {height} pixels; at most {most:,} are decoded as a whole.",
+            "Save it as a TIFF in tiles with 8 bits per colour, which is read part by part, or scale it down.",
         )
 
 
@@ -156,7 +167,7 @@ def orientation(picture: Image.Image) -> int:
 
 
 def shown(picture: Image.Image, *, mask: bool) -> Image.Image:
-    """Upright, grey or RGB; an alpha channel that is opaque everywhere goes, a mask keeps its palette's indices."""
+    """Upright, grey or RGB, maybe with alpha; a mask keeps its palette's indices."""
     from PIL import ImageOps
 
     plain = _plain(picture, mask=mask)
@@ -165,13 +176,14 @@ def shown(picture: Image.Image, *, mask: bool) -> Image.Image:
 
 def _plain(picture: Image.Image, *, mask: bool) -> Image.Image:
     picture.load()
-    if picture.mode == "P":
+    if picture.mode in ("P", "PA"):
+        if mask:
+            picture.info.pop("transparency", None)
+        veil = "A" if picture.has_transparency_data and not mask else ""
         colours = np.asarray(picture.getpalette("RGB")).reshape(-1, 3)
         if (colours == colours[:, :1]).all():
-            return picture.convert("L")
-        return picture if mask else picture.convert("RGB")
-    if picture.mode in ("LA", "RGBA") and picture.getextrema()[-1] == (255, 255):
-        return picture.convert(picture.mode[:-1])
+            return picture.convert("L" + veil)
+        return picture.convert("P" if mask else "RGB" + veil)
     return picture.convert("RGB") if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV") else picture
 
 
@@ -183,19 +195,42 @@ def turned(array: NDArray[Any], orientation: int) -> NDArray[Any]:
     return array[:: -1 if down else 1, :: -1 if right else 1]
 
 
-def without_opaque(array: NDArray[Any]) -> NDArray[Any]:
-    """(rows, columns, 2 or 4) without its last channel, an alpha channel, if that is opaque everywhere."""
-    if array.dtype.kind == "u" and (array[..., -1] == np.iinfo(array.dtype).max).all():
-        array = array[..., :-1]
-    return array[..., 0] if array.shape[-1] == 1 else array
+def has_alpha(picture: Image.Image) -> bool:
+    """Whether the last band is transparency."""
+    return picture.mode in ("LA", "RGBA")
+
+
+def fit_alpha(volumes: Sequence[Volume], wanted: int | None) -> list[Volume]:
+    """Images whose alpha channels stay only where they have the wanted number of channels, all together, with them.
+
+    Else those go that are opaque everywhere. Where a number is wanted and there are still not so many, the others go,
+    too, with a note.
+    """
+    if sum(volume.channels for volume in volumes) == wanted:
+        return list(volumes)
+    less = [without_alpha(volume) if volume.source.alpha and _is_opaque(volume) else volume for volume in volumes]
+    if wanted is None or sum(volume.channels for volume in less) == wanted:
+        return less
+    return [without_alpha(volume, _LEFT_OUT) if volume.source.alpha else volume for volume in less]
+
+
+def without_alpha(volume: Volume, *notes: str) -> Volume:
+    """Without its last channel, an alpha channel; `notes` say so."""
+    source = replace(volume.source, alpha=False, notes=(*volume.source.notes, *notes))
+    return replace(volume, array=volume.array[:-1], source=source)
+
+
+def _is_opaque(volume: Volume) -> bool:
+    alpha = volume.array[-1]
+    return alpha.dtype.kind == "u" and all((part == np.iinfo(alpha.dtype).max).all() for part in blocks(alpha))
 
 
 def about_channels(volume: Volume, wanted: int) -> str:
-    """What to do where a picture has colours or transparency that nobody asked for; "" where it is neither."""
+    """What to do where a picture has colours or a further channel that nobody asked for; "" where it is neither."""
     if volume.source.kind != "picture" or volume.channels <= wanted:
         return ""
     if volume.channels in (2, 4) and volume.channels == wanted + 1:
-        return "The last is transparency: save the picture without it, or name it in data.modality, such as A."
+        return "The last is not said to be transparency: save the picture without it, or name it in data.modality."
     if wanted == 1 and volume.channels == 3:
         return "Pictures in colour take data.modality: [R, G, B]; or save them in grey."
     return ""
@@ -210,7 +245,7 @@ def _with_simpleitk(path: Path) -> NDArray[Any]:
     import SimpleITK
 
     try:
-        array = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+        array: NDArray[Any] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
     except RuntimeError as error:
         raise broken(path, "a picture", ValueError("its pixels cannot be decoded")) from error
-    return without_opaque(array) if array.shape[-1] in (2, 4) else array
+    return array

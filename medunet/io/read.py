@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from medunet.io.files import check_finite, image_ending, read_image, stack_channels
 from medunet.io.mapped import blocks
+from medunet.io.pictures import fit_alpha
 from medunet.io.selection import ANY, Selection
 from medunet.io.volume import Volume
 
@@ -44,7 +45,8 @@ def read_volume(
         paths: a file, a DICOM folder or zip; or a sequence of them, one per channel, all on one grid.
         selection: which volume of a DICOM folder, and how it is read.
         channels: channels that are expected. A grey picture then becomes three equal channels where three
-            are, and a picture of three equal channels becomes one; nothing that loses information is done.
+            are, and a picture of three equal channels becomes one. An alpha channel stays only where there are as many
+            channels with it, else it is left out, with a note unless it is opaque everywhere. No more is lost.
         check_values: refuse NaN and infinite voxels.
         referred: Series Instance UIDs that a label refers to, see `io.dicom.read_dicom`.
         scratch: folder that takes large pictures, see `io.large`; None: that of the system for temporary files.
@@ -57,7 +59,8 @@ def read_volume(
         DicomError: the folder does not hold exactly one regular volume.
     """
     parts = [paths] if isinstance(paths, Path) else list(paths)
-    volume = stack_channels([_read_part(path, selection, check_values, referred, scratch) for path in parts])
+    volumes = [_read_part(path, selection, check_values, referred, scratch) for path in parts]
+    volume = stack_channels(fit_alpha(volumes, channels))
     return volume if channels is None else _fit_channels(volume, channels)
 
 
@@ -65,7 +68,7 @@ def _read_part(
     path: Path, selection: Selection, check_values: bool, referred: Sequence[str], scratch: Path | None
 ) -> Volume:
     if not reads_as_dicom(path):
-        return read_image(path, check_values=check_values, scratch=scratch)
+        return read_image(path, check_values=check_values, scratch=scratch, opaque=True)
     from medunet.io.dicom import read_dicom
 
     volume = read_dicom(path, selection, referred)

@@ -1,4 +1,4 @@
-"""Reads TIFF: one page is a picture, several are the slices of a volume.
+"""Reads TIFF: one page is a picture, several are the slices of a volume, or a pyramid, whose first page is the picture.
 
 Pillow decodes the pages where it loses nothing. It would drop 8 of 16 bits per colour and the second of two channels,
 knows no 64-bit numbers, and turns uncompressed pages wrongly (Pillow 13); those are read with tifffile, which has all
@@ -8,19 +8,31 @@ compressions but LZW, JPEG and CCITT without further packages.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medunet.errors import DataError, ReadError
-from medunet.io.pictures import Pages, check_size, open_picture, shown, turned, without_opaque
+from medunet.io.pictures import Pages, check_size, has_alpha, open_picture, shown, turned
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile
 
 _BLACK, _RGB = (0, 1), 2
 _UNSIGNED, _FLOAT = 1, 3
 _RAW = 1
 _ALPHA = (1, 2)
+_REDUCED = 1
+
+PYRAMID = "Smaller pages of the file were left out; its first page is the picture."
+"""What is told of a pyramid."""
+
+_MOST_PIXELS = 500_000_000
+"""Of a page that is decoded as a whole: 22,000 x 22,000."""
+
 _MOST_VOXELS = 4_000_000_000
 
 
@@ -35,13 +47,35 @@ def read_tiff(path: Path, *, mask: bool) -> Pages:
 
     try:
         with tifffile.TiffFile(path) as file:
-            pages = [page.aspage() for page in file.pages]
+            notes = (PYRAMID,) if is_pyramid(file) else ()
+            pages = [page.aspage() for page in (file.pages[:1] if notes else file.pages)]
             _check(path, file, pages)
             if not all(map(_fits_pillow, pages)):
-                return Pages(tuple(_decoded(path, page) for page in pages))
+                return Pages(tuple(_decoded(path, page) for page in pages), notes, _has_alpha(pages[0]))
     except tifffile.TiffFileError as error:
         raise ValueError(str(error)) from error
-    return _with_pillow(path, len(pages), mask=mask)
+    return replace(_with_pillow(path, len(pages), mask=mask), notes=notes)
+
+
+def is_pyramid(file: TiffFile) -> bool:
+    """Whether the first of several pages is a picture and the others are reduced versions of it.
+
+    They are smaller, and say so (NewSubfileType), or have its proportions.
+    """
+    pages = (page.aspage() for page in file.pages)
+    first, second = next(pages, None), next(pages, None)
+    return second is not None and _is_reduced(second, first) and all(_is_reduced(page, first) for page in pages)
+
+
+def _is_reduced(page: Any, first: Any) -> bool:
+    width, height, whole_width, whole_height = page.imagewidth, page.imagelength, first.imagewidth, first.imagelength
+    if width * height >= whole_width * whole_height:
+        return False
+    if page.subfiletype & _REDUCED:
+        return True
+    off = abs(width * whole_height - height * whole_width)  # sides are rounded to whole pixels
+    like = page.samplesperpixel == first.samplesperpixel
+    return bool(like and 3 * width <= 2 * whole_width and off <= whole_width + whole_height)
 
 
 def _check(path: Path, file: Any, pages: Sequence[Any]) -> None:
@@ -49,13 +83,13 @@ def _check(path: Path, file: Any, pages: Sequence[Any]) -> None:
     if not pages:
         raise ValueError("it holds no page")
     for page in pages:
-        check_size(path, page.imagewidth, page.imagelength)
+        check_size(path, page.imagewidth, page.imagelength, _MOST_PIXELS)
     sizes = {(page.imagewidth, page.imagelength, page.samplesperpixel) for page in pages}
     if len(sizes) > 1:
         told = ", ".join(f"{width} x {height}" for width, height, _ in sorted(sizes, reverse=True)[:4])
         raise DataError(
             f"{path} holds pages that differ ({told} pixels); the pages of a stack are slices of one size.",
-            "Save the page that is meant; smaller copies of a picture do not belong to it.",
+            "Save the page that is meant.",
         )
     if len(pages) * pages[0].imagewidth * pages[0].imagelength > _MOST_VOXELS:
         raise DataError(f"{path} states {len(pages)} pages; more than {_MOST_VOXELS // 10**9} thousand million voxels.")
@@ -100,14 +134,19 @@ def _decoded(path: Path, page: Any) -> NDArray[Any]:
         ) from error
     if page.planarconfig == 2 and page.samplesperpixel > 1:
         array = np.moveaxis(array, 0, -1)
-    array = turned(array, _orientation(page))
-    return without_opaque(array) if any(int(sample) in _ALPHA for sample in page.extrasamples) else array
+    return turned(array, _orientation(page))
+
+
+def _has_alpha(page: Any) -> bool:
+    return bool(page.extrasamples) and int(page.extrasamples[-1]) in _ALPHA
 
 
 def _with_pillow(path: Path, count: int, *, mask: bool) -> Pages:
-    arrays = []
+    arrays, alpha = [], False
     with open_picture(path) as picture:
         for number in range(count):
             picture.seek(number)
-            arrays.append(np.asarray(shown(picture, mask=mask)))
-    return Pages(tuple(arrays))
+            upright = shown(picture, mask=mask)
+            arrays.append(np.asarray(upright))
+            alpha = has_alpha(upright)
+    return Pages(tuple(arrays), alpha=alpha)

@@ -38,6 +38,7 @@ class Source:
         files: the files that were read, in slice order for DICOM.
         notes: sentences about what was left out or noticed while reading.
         series: the `medunet.io.dicom.Series` that was read; what is written in DICOM refers to its slices.
+        alpha: whether the last channel is transparency.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Source:
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
     series: Series | None = field(default=None, repr=False)
+    alpha: bool = False
 
 
 @dataclass(frozen=True)

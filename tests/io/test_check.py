@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -216,16 +217,30 @@ def test_a_picture_among_volumes_is_told(case, tmp_path):
     assert problem == "p: image is 7x5: most cases have 3 axes, and all must have the same number."
 
 
-def test_what_to_do_about_colours_and_transparency_too_many_is_told(case, tmp_path):
+def test_what_to_do_about_colours_and_channels_too_many_is_told(case, tmp_path):
     array = np.random.default_rng(0).integers(0, 200, (20, 24, 4)).astype(np.uint8)
-    Image.fromarray(array).save(tmp_path / "p.png")
+    tifffile.imwrite(tmp_path / "p.tif", array.astype(np.uint16), photometric="rgb", extrasamples=["unspecified"])
     Image.fromarray(np.uint8(array[..., 0] > 99)).save(tmp_path / "m.png")
-    (problem,) = problems([case("p", tmp_path / "m.png", tmp_path / "p.png")], channels=3)
+    (problem,) = problems([case("p", tmp_path / "m.png", tmp_path / "p.tif")], channels=3)
     assert "channels is 4" in problem
-    assert "transparency" in problem
+    assert "not said to be transparency" in problem
     Image.fromarray(array[..., :3]).save(tmp_path / "p.png")
     (problem,) = problems([case("p", tmp_path / "m.png", tmp_path / "p.png")], channels=1)
     assert "data.modality: [R, G, B]" in problem
+
+
+def test_transparency_that_is_left_out_is_told_once(case, tmp_path, caplog):
+    array = np.random.default_rng(0).integers(0, 200, (20, 24, 4)).astype(np.uint8)
+    Image.fromarray(array).save(tmp_path / "p.png")
+    Image.fromarray(np.uint8(array[..., 0] > 99)).save(tmp_path / "m.png")
+    cases = [case(name, tmp_path / "m.png", tmp_path / "p.png") for name in "pq"]
+    labels = LabelMap.from_mapping({"background": 0, "person": 1})
+    assert [found.channels for found in check_cases(cases, labels, channels=3)] == [3, 3]
+    told = "Transparency was left out, since data.modality names no channel for it (2 cases)."
+    assert [record.message for record in caplog.records if "ransparency" in record.message] == [told]
+    caplog.clear()
+    assert [found.channels for found in check_cases(cases, labels, channels=4)] == [4, 4]
+    assert "ransparency" not in caplog.text
 
 
 def test_a_border_of_255_that_no_label_names_is_explained(case, tmp_path):

@@ -32,6 +32,19 @@ def _pillow(picture: Image.Image, compression: str) -> Callable[[Path], None]:
 
 COLOUR: dict[str, Any] = {"photometric": "rgb"}
 ALPHA: dict[str, Any] = {**COLOUR, "extrasamples": [2]}
+
+
+def _pyramid(kind: str) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        with tifffile.TiffWriter(path, ome=kind == "OME") as file:
+            file.write(RGB, tile=(64, 64), compression="zlib", subifds=2 if kind == "OME" else None, **COLOUR)
+            for step in (2, 4):
+                smaller = RGB[::step, ::step]
+                file.write(smaller, tile=(64, 64), subfiletype=0 if kind == "sizes" else 1, **COLOUR)
+
+    return write
+
+
 FILES: dict[str, Callable[[Path], None]] = {
     "tiles": _tifffile(RGB, tile=(64, 64), **COLOUR),
     "tiles, deflate, predictor": _tifffile(RGB, tile=(64, 48), compression="zlib", predictor=True, **COLOUR),
@@ -49,6 +62,9 @@ FILES: dict[str, Callable[[Path], None]] = {
     "JPEG": _pillow(Image.fromarray(RGB), "jpeg"),
     "palette": _pillow(Image.fromarray(RGB).quantize(16), "tiff_lzw"),
     "CMYK": _pillow(Image.fromarray(RGB).convert("CMYK"), "tiff_lzw"),
+    "pyramid": _pyramid("pages"),
+    "pyramid by its sizes": _pyramid("sizes"),
+    "pyramid in SubIFDs": _pyramid("OME"),
     "fax": _pillow(Image.fromarray(RGB).convert("1"), "group4"),
 }
 
@@ -65,6 +81,7 @@ def test_parts_give_what_the_whole_gives(kind: str, tmp_path: Path, monkeypatch:
     assert parts.array.dtype == whole.array.dtype
     assert np.argsort(parts.array.strides).tolist() == np.argsort(whole.array.strides).tolist()  # sums go the same way
     np.testing.assert_array_equal(parts.array, whole.array)
+    assert parts.source.notes == whole.source.notes
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.tif"]
 
 

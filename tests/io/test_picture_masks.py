@@ -162,6 +162,31 @@ def test_a_grey_mask_has_grey_colours(tmp_path: Path) -> None:
     np.testing.assert_array_equal(truth.values, mask.T)  # white is ignore, 255
 
 
+# transparency
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparency_of_a_mask_is_not_looked_at(tmp_path: Path, mode: str) -> None:
+    veil = np.random.default_rng(0).integers(0, 255, (160, 200), dtype=np.uint8)
+    mask = save(tmp_path / "m.png", np.dstack([disc()] * (len(mode) - 1) + [veil]))
+    np.testing.assert_array_equal(read(tmp_path, mask, PERSON).values, disc().T)
+    part = Part("person", "mask", str(mask), str(mask))
+    np.testing.assert_array_equal(read(tmp_path, Drawn(tmp_path, (part,)), PERSON).values, disc().T)
+
+
+def test_colours_with_transparency_stand_for_labels(tmp_path: Path) -> None:
+    picture, values = street()
+    veiled = np.dstack([picture, np.random.default_rng(0).integers(0, 255, (160, 200), dtype=np.uint8)])
+    truth = read(tmp_path, save(tmp_path / "m.png", veiled), STREET, reading=COLOURS)
+    np.testing.assert_array_equal(truth.values, values)
+
+
+def test_a_mask_of_transparency_alone_is_refused(tmp_path: Path) -> None:
+    mask = save(tmp_path / "m.png", np.dstack([np.full((160, 200), 255, np.uint8)] * 3 + [disc()]))
+    with pytest.raises(DataError, match="of one colour, and only its transparency differs"):
+        read(tmp_path, mask, PERSON)
+
+
 # other sizes, regions
 
 
@@ -175,10 +200,41 @@ def test_a_mask_of_another_size_is_resized_where_asked_for(tmp_path: Path) -> No
     assert read(tmp_path, path, PERSON).geometry.shape == (100, 80)  # which the check refuses
 
 
-def test_a_mask_of_other_proportions_is_never_resized(tmp_path: Path) -> None:
+def test_a_mask_of_other_proportions_is_stretched_with_a_warning_that_names_the_first(tmp_path: Path) -> None:
+    paths = [save(tmp_path / f"{name}.png", disc((100, 200))) for name in "mn"]
+    truths = [read(tmp_path, path, PERSON, reading=Reading(resize_label=True)) for path in paths]
+    np.testing.assert_array_equal(
+        truths[0].values, disc((100, 200))[(np.arange(160) * 2 + 1) * 200 // 320].repeat(2, 1).T
+    )
+    same = read(tmp_path, save(tmp_path / "s.png", disc((100, 80))), PERSON, reading=Reading(resize_label=True))
+    assert sum_up(truth.remarks for truth in [same, *truths]) == [
+        "Masks of another size than their picture were resized (3 cases).",
+        "Of these, masks whose proportions differ by more than 2% were stretched (2 cases); "
+        f"the first is {paths[0]} (100x200 pixels, its picture 200x160).",
+    ]
+
+
+def test_a_mask_that_lies_on_its_side_is_never_resized(tmp_path: Path) -> None:
     path = save(tmp_path / "m.png", disc((160, 200)))
-    with pytest.raises(GeometryError, match=r"160x200 pixels and its picture 200x160; .* proportions"):
+    turned = r"160x200 pixels and its picture 200x160: width and height are exchanged"
+    with pytest.raises(GeometryError, match=turned):
         read(tmp_path, path, PERSON, reading=Reading(resize_label=True))
+    with pytest.raises(GeometryError, match=turned):
+        read(tmp_path, layered(tmp_path, person=disc((160, 200))), PERSON, reading=Reading(resize_label=True))
+
+
+def test_masks_of_single_structures_and_regions_are_resized_too(tmp_path: Path) -> None:
+    labels = LabelMap.from_mapping({"background": 0, "road": 7, "car": 3, "ignore": 255})
+    left, top, region = np.zeros((3, 80, 100), np.uint8)
+    left[:, :50], top[:40], region[:, 10:] = 255, 255, 255
+    drawn = layered(tmp_path, road=left, car=top[:, ::2])
+    reading = Reading(resize_label=True)
+    truth = read(tmp_path, drawn, labels, reading=reading, region=save(tmp_path / "r.png", region))
+    x, y = np.indices((200, 160))
+    np.testing.assert_array_equal(truth.values, np.select([x < 20, y < 80, x < 100], [255, 3, 7], 0))
+    _, resized, stretched = sum_up([truth.remarks])  # the first tells that they overlap
+    assert resized == "Masks of another size than their picture were resized (1 case)."
+    assert "x_car.png (50x80 pixels, its picture 200x160)" in stretched
 
 
 def test_outside_of_the_region_nothing_is_known(tmp_path: Path) -> None:

@@ -123,13 +123,7 @@ def _read_header(listing: Listing, file: Path, names: list[str], body: list[list
         elif index not in header.images and key:
             rest.append(index)
     holding = {index: _holds_images(body, index) for index in rest}
-    for key, others in _OTHERWISE.items():
-        if key in header.single or (key == "image" and header.images):
-            continue
-        found = next((i for other in others for i in rest if keys[i] == other and holding[i]), None)
-        if found is not None:
-            header.single[key] = found
-            del holding[found]
+    _fill_in(header, keys, holding)
     if "image" in header.single:
         header.images.insert(0, header.single["image"])
     _sort_rest(listing, where, names, header, list(holding.items()))
@@ -137,6 +131,17 @@ def _read_header(listing: Listing, file: Path, names: list[str], body: list[list
         rule = "no column holds images; name it image (or image_0, image_1, ... or one column per modality)."
         listing.problems.append(Problem(where, "columns", rule, value=", ".join(names)[:200]))
     return header
+
+
+def _fill_in(header: _Header, keys: list[str], holding: dict[int, bool]) -> None:
+    """Where no column has one of the usual names, one with a name of `_OTHERWISE` that holds images has its meaning."""
+    for key, others in _OTHERWISE.items():
+        if key in header.single or (key == "image" and header.images):
+            continue
+        found = next((index for other in others for index in holding if keys[index] == other and holding[index]), None)
+        if found is not None:
+            header.single[key] = found
+            del holding[found]
 
 
 def _holds_images(body: list[list[str]], index: int) -> bool:
