@@ -22,6 +22,7 @@ from medunet.inference.inputs import Input, find_inputs
 from medunet.inference.memory import PeakMeter
 from medunet.inference.pipeline import run, stoppable
 from medunet.inference.predictor import Predictor, rules_of
+from medunet.inference.pulse import Pulse, Tally
 from medunet.inference.report import REPORT_FILE, CaseReport, Report
 from medunet.io.files import image_ending, stem
 from medunet.io.selection import ANY, Selection
@@ -49,6 +50,8 @@ class Options:
         report: where the report goes; None: `predict.json` in an output folder, none beside a single file.
         ahead: read the next case and write the last one while one is computed; False: one at a time, in the memory
             of one.
+        monitor: seconds between lines about the machine in the log, the last one of the whole run, where there are
+            several cases; 0: none.
     """
 
     formats: tuple[str, ...] = (AUTO,)
@@ -60,6 +63,7 @@ class Options:
     report: Path | None = None
     show_identifiers: bool = False
     ahead: bool = True
+    monitor: float = 60.0
 
 
 Progress = Callable[[int, int, CaseReport | None], None]
@@ -93,12 +97,13 @@ def predict(
     options = for_models(options or Options(), predictor.models)
     plan = plan_cases(source, output, options, predictor.models)
     inputs = {entry.id: entry for entry, _ in plan}
-    meter = PeakMeter()
+    meter, tally = PeakMeter(), Tally(waiting=len(plan))
+    pulse = Pulse(options.monitor if len(plan) > 1 else 0.0, output, predictor.device, tally)
     reports: dict[str, CaseReport] = {}
     about = header(predictor.models, facts_of(predictor))
     for note in about["notes"]:
         logger.info("%s", note)
-    with stoppable(), open_report(plan, output, options, about) as report:
+    with stoppable(), open_report(plan, output, options, about) as report, pulse:
         works = (
             CaseWork(
                 predictor,
@@ -114,6 +119,8 @@ def predict(
         def done(work: CaseWork) -> None:
             reports[work.report.case] = work.report
             report.add(as_filed(work.report, inputs[work.report.case], show=options.show_identifiers))
+            tally.count(work.report.status)
+            tally.waiting -= 1
             work.tell()
             if progress is not None:
                 progress(len(reports), len(plan), work.report)
