@@ -18,7 +18,7 @@ from medunet.export.formats import FORMATS, format_of
 from medunet.inference.case import CaseWork, Targets
 from medunet.inference.doubt import MAPS as DOUBTS
 from medunet.inference.identity import as_filed
-from medunet.inference.inputs import Input, find_inputs
+from medunet.inference.inputs import Input, about_unread, find_inputs, unread_in
 from medunet.inference.memory import PeakMeter
 from medunet.inference.pipeline import run, stoppable
 from medunet.inference.predictor import Predictor, rules_of
@@ -103,6 +103,7 @@ def predict(
     about = header(predictor.models, facts_of(predictor))
     for note in about["notes"]:
         logger.info("%s", note)
+    about["notes"] += left_out(source, plan, output)
     with stoppable(), open_report(plan, output, options, about) as report, pulse:
         works = (
             CaseWork(
@@ -149,6 +150,15 @@ def plan_cases(source: Path, output: Path, options: Options, models: Sequence[Mo
     inputs = find_inputs(source, channels=channels, selection=options.selection, without=output)
     networks = sum(model.size for model in models)
     return list(zip(inputs, _targets(inputs, output, options, networks), strict=True))
+
+
+def left_out(source: Path, plan: Sequence[tuple[Input, Targets]], output: Path) -> list[str]:
+    """What lies among the inputs and cannot be read, as a note for the report, which is a warning, too."""
+    below = not any(entry.series for entry, _ in plan)  # pictures below DICOM are thumbnails
+    note = about_unread(unread_in(source, below=below, without=output))
+    if note:
+        logger.warning("%s", note)
+    return [note] if note else []
 
 
 def open_report(

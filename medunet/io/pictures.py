@@ -25,7 +25,7 @@ from medunet.io.volume import Source, Volume
 if TYPE_CHECKING:
     from PIL import Image
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 MOST_PIXELS = 500_000_000
 """Of one picture or page: 22,000 x 22,000. A file of some kilobytes may state any number and fill the memory."""
 

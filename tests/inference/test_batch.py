@@ -76,6 +76,21 @@ def test_several_cases_end_with_a_line_about_the_machine(
     assert "; 2 done, 1 failed, 0 waiting, " in line
 
 
+def test_images_that_are_not_read_are_a_warning_and_a_note_of_the_report(
+    predictor: Predictor, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "case_04.mgz").write_bytes(b"x")
+    out = folder / "masks"
+    out.mkdir()
+    (out / "old.heic").write_bytes(b"x")
+    predict(predictor, folder, out)
+    note = "1 file is of a kind that is not read: case_04.mgz."
+    assert caplog.messages.count(note) == 1
+    assert note in json.loads((out / "predict.json").read_text())["notes"]
+    predict(predictor, folder / "case_01.nii.gz", tmp_path / "one")
+    assert caplog.messages.count(note) == 1
+
+
 def test_predict_json_says_what_was_done(predictor: Predictor, folder: Path, tmp_path: Path) -> None:
     predict(predictor, folder, tmp_path / "out")
     report = json.loads((tmp_path / "out" / "predict.json").read_text())
