@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medunet.cli.options import ColourOption, IrregularOption, SeriesOption, VolumeOption, selection_of
+from medunet.cli.options import ColourOption, IrregularOption, SeriesOption, VolumeOption, seconds_from, selection_of
 
 if TYPE_CHECKING:
     from medunet.inference.report import CaseReport
@@ -78,6 +78,10 @@ def predict(
     settle: Annotated[
         float, typer.Option("--settle", metavar="SECONDS", help="With --watch: no change for so long is complete.")
     ] = 5.0,
+    monitor: Annotated[
+        str,
+        typer.Option("--monitor", metavar="TIME", help="A line about the machine after each such time; 0: none."),
+    ] = "60s",
     ray: Annotated[
         str | None, typer.Option("--ray", metavar="ADDRESS", help="Use a Ray cluster: HOST:PORT, or auto.")
     ] = None,
@@ -104,6 +108,7 @@ def predict(
         skip_existing=skip_existing,
         report=report,
         show_identifiers=show_identifiers,
+        monitor=seconds_from("--monitor", "0s" if monitor == "0" else monitor) or 0.0,
     )
     models = [load_model(path) for path in model]
     if overrides:
@@ -141,7 +146,7 @@ def _finish(reports: list[CaseReport]) -> None:
 def _watch(predictor: Any, source: Path, output: Path, options: Any, settle: float, ray: str | None) -> None:
     """Print each mask as it is written."""
     from medunet.errors import UsageError
-    from medunet.inference.watch import Pace, watch
+    from medunet.inference.watch import watch
 
     if ray is not None:
         raise UsageError("--watch works on one machine, not with --ray.", "Leave one of them out.")
@@ -150,4 +155,4 @@ def _watch(predictor: Any, source: Path, output: Path, options: Any, settle: flo
         for written in report.outputs:
             print(written["path"], flush=True)
 
-    watch(predictor, source, output, options, pace=Pace(settle), told=told)
+    watch(predictor, source, output, options, settle=settle, told=told)

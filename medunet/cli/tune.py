@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medunet.cli.options import seconds_from
+
 if TYPE_CHECKING:
     from medunet.training.tune.study import TuneResult
-
-_DURATION = r"[0-9]+(\.[0-9]+)? *(s|sec|min|h)"
 
 
 def tune(
@@ -46,7 +45,7 @@ def tune(
     """
     from medunet.config.load import load_config
 
-    seconds = _seconds(timeout)
+    seconds = seconds_from("--timeout", timeout)
     loaded = load_config(config, data=data, overrides=overrides or (), fold=fold)
 
     from medunet.cli.progress import training_bar
@@ -57,15 +56,6 @@ def tune(
         result = run(loaded, out, Search(trials, metric, seconds, prune), device=device, observer=observer)
     print(_summary(result), file=sys.stderr)
     print(result.run)
-
-
-def _seconds(timeout: str | None) -> float | None:
-    from medunet.config.derived import seconds_of
-    from medunet.errors import UsageError
-
-    if timeout is not None and not re.fullmatch(_DURATION, timeout):
-        raise UsageError(f'--timeout is "{timeout}"; it must be a time.', "Write 90s, 30min or 12h.")
-    return seconds_of(timeout)
 
 
 def _summary(result: TuneResult) -> str:

@@ -16,6 +16,13 @@ import torch
 
 Sample = dict[str, float | None]
 
+_MEAN = ("cpu_percent", "machine_cpu_percent", "read_MB_s", "write_MB_s", "gpu_percent")
+_MOST = ("memory_GB", "gpu_memory_GB")
+_LEAST = ("free_memory_GB", "disk_free_GB")
+
+SUMMARY_NAMES = (*_MEAN, *_MOST, *_LEAST)
+"""What a summary holds: means, largest and smallest values of its samples."""
+
 
 class Probe:
     """Looks at this process, its children and the machine.
@@ -63,6 +70,31 @@ class Probe:
     def _gpu_percent(self) -> float | None:
         """Share of the time in which it computed, by NVML; of all processes."""
         return _known(lambda: float(torch.cuda.utilization(self._device))) if self._device.type == "cuda" else None
+
+
+class Summary:
+    """Many samples in the room of one: means of rates, the most memory that was taken, the least that was free."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, float]] = {}
+        self._extremes: dict[str, float] = {}
+
+    def add(self, sample: Sample, seconds: float = 1.0) -> None:
+        """Take up a sample of so many seconds."""
+        for name, value in sample.items():
+            if value is None:
+                continue
+            if name in _MEAN:
+                total, weight = self._sums.get(name, (0.0, 0.0))
+                self._sums[name] = total + value * max(seconds, 1e-6), weight + max(seconds, 1e-6)
+            else:
+                choose = max if name in _MOST else min
+                self._extremes[name] = choose(value, self._extremes.get(name, value))
+
+    def sample(self) -> Sample:
+        """What is known of each of `SUMMARY_NAMES`."""
+        means = {name: total / weight for name, (total, weight) in self._sums.items()}
+        return {name: means.get(name, self._extremes.get(name)) for name in SUMMARY_NAMES}
 
 
 def _each(processes: Sequence[Any], ask: Callable[[Any], Any]) -> list[Any]:

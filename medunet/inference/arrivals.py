@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medunet.inference.inputs import about_unread
 from medunet.inference.report import REPORT_FILE
-from medunet.io.files import image_ending, stem
+from medunet.io.files import image_ending, is_unread, stem
 from medunet.io.picture_masks import is_picture
 
 logger = logging.getLogger("medunet")
@@ -62,6 +63,7 @@ class Arrivals:
     waiting: int = 0
     _seen: dict[str, tuple[str, float]] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
+    _unread: set[str] = field(default_factory=set)
 
     def look(self, now: float, is_done: Callable[[str, str], bool]) -> list[Arrival]:
         """What is complete and not done, oldest first.
@@ -74,6 +76,7 @@ class Arrivals:
             OSError: the folder cannot be listed.
         """
         seen: dict[str, tuple[str, float]] = {}
+        known = set(self._unread)
         ready: list[tuple[float, Arrival]] = []
         for arrival in self._all():
             if is_done(arrival.key, arrival.signature):
@@ -84,6 +87,8 @@ class Arrivals:
             if now - since >= self.settle and arrival.whole:
                 ready.append((since, arrival))
         self._seen, self.waiting = seen, len(seen) - len(ready)
+        if new := sorted(self._unread - known):
+            logger.warning("%s", about_unread(new))
         return [arrival for _, arrival in sorted(ready, key=lambda each: (each[0], each[1].key))]
 
     def _all(self) -> Iterator[Arrival]:
@@ -118,8 +123,11 @@ class Arrivals:
             yield Arrival(Path(path).name, (Path(path),), f"{len(dicom)}:{hash_of(dicom)}")
             return
         for file in files:
+            key = Path(file.path).relative_to(self.root).as_posix()
             if is_picture(Path(file.name)):
-                yield Arrival(Path(file.path).relative_to(self.root).as_posix(), (Path(file.path),), _signature(file))
+                yield Arrival(key, (Path(file.path),), _signature(file))
+            elif is_unread(Path(file.name)):
+                self._unread.add(key)
 
     def _below(self, path: str) -> Iterator[os.DirEntry[str]]:
         for entry in _entries(path):
@@ -134,8 +142,10 @@ class Arrivals:
         return (self.without is not None and here.resolve() == self.without.resolve()) or (here / REPORT_FILE).is_file()
 
     def _tell(self, name: str) -> None:
-        """Once, of names that look like DICOM."""
-        if _looks_like_dicom(name) and not self._told:
+        """Once, of names that look like DICOM; of those of kinds that are not read `look` tells."""
+        if is_unread(Path(name)):
+            self._unread.add(name)
+        elif _looks_like_dicom(name) and not self._told:
             self._told.add(name)
             logger.warning("%s is left alone: files of a DICOM study come in a folder of their own, or in a zip.", name)
 

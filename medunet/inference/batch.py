@@ -18,10 +18,11 @@ from medunet.export.formats import FORMATS, format_of
 from medunet.inference.case import CaseWork, Targets
 from medunet.inference.doubt import MAPS as DOUBTS
 from medunet.inference.identity import as_filed
-from medunet.inference.inputs import Input, find_inputs
+from medunet.inference.inputs import Input, about_unread, find_inputs, unread_in
 from medunet.inference.memory import PeakMeter
 from medunet.inference.pipeline import run, stoppable
 from medunet.inference.predictor import Predictor, rules_of
+from medunet.inference.pulse import Pulse, Tally
 from medunet.inference.report import REPORT_FILE, CaseReport, Report
 from medunet.io.files import image_ending, stem
 from medunet.io.selection import ANY, Selection
@@ -49,6 +50,8 @@ class Options:
         report: where the report goes; None: `predict.json` in an output folder, none beside a single file.
         ahead: read the next case and write the last one while one is computed; False: one at a time, in the memory
             of one.
+        monitor: seconds between lines about the machine in the log, the last one of the whole run, where there are
+            several cases; 0: none.
     """
 
     formats: tuple[str, ...] = (AUTO,)
@@ -60,6 +63,7 @@ class Options:
     report: Path | None = None
     show_identifiers: bool = False
     ahead: bool = True
+    monitor: float = 60.0
 
 
 Progress = Callable[[int, int, CaseReport | None], None]
@@ -93,12 +97,14 @@ def predict(
     options = for_models(options or Options(), predictor.models)
     plan = plan_cases(source, output, options, predictor.models)
     inputs = {entry.id: entry for entry, _ in plan}
-    meter = PeakMeter()
+    meter, tally = PeakMeter(), Tally(waiting=len(plan))
+    pulse = Pulse(options.monitor if len(plan) > 1 else 0.0, output, predictor.device, tally)
     reports: dict[str, CaseReport] = {}
     about = header(predictor.models, facts_of(predictor))
     for note in about["notes"]:
         logger.info("%s", note)
-    with stoppable(), open_report(plan, output, options, about) as report:
+    about["notes"] += left_out(source, plan, output)
+    with stoppable(), open_report(plan, output, options, about) as report, pulse:
         works = (
             CaseWork(
                 predictor,
@@ -114,6 +120,8 @@ def predict(
         def done(work: CaseWork) -> None:
             reports[work.report.case] = work.report
             report.add(as_filed(work.report, inputs[work.report.case], show=options.show_identifiers))
+            tally.count(work.report.status)
+            tally.waiting -= 1
             work.tell()
             if progress is not None:
                 progress(len(reports), len(plan), work.report)
@@ -142,6 +150,15 @@ def plan_cases(source: Path, output: Path, options: Options, models: Sequence[Mo
     inputs = find_inputs(source, channels=channels, selection=options.selection, without=output)
     networks = sum(model.size for model in models)
     return list(zip(inputs, _targets(inputs, output, options, networks), strict=True))
+
+
+def left_out(source: Path, plan: Sequence[tuple[Input, Targets]], output: Path) -> list[str]:
+    """What lies among the inputs and cannot be read, as a note for the report, which is a warning, too."""
+    below = not any(entry.series for entry, _ in plan)  # pictures below DICOM are thumbnails
+    note = about_unread(unread_in(source, below=below, without=output))
+    if note:
+        logger.warning("%s", note)
+    return [note] if note else []
 
 
 def open_report(

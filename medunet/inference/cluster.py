@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medunet.errors import DeviceError, UsageError
-from medunet.inference.batch import Options, Progress, for_models, header, open_report, plan_cases
+from medunet.inference.batch import Options, Progress, for_models, header, left_out, open_report, plan_cases
 from medunet.inference.case import OTHER_VOLUME, is_of_other, log_outcome
 from medunet.inference.crew import Crew, Job
 from medunet.inference.identity import as_filed
@@ -81,7 +81,9 @@ def predict_on_cluster(
         crew = Crew(ray, [_content(model) for model in loaded], settings, ahead=options.ahead)
         crew.muster()
         facts = {key: crew.facts[key] for key in ("device", "precision", "tta")}
-        with open_report(plan, output, options, header(loaded, facts)) as report:
+        about = header(loaded, facts)
+        about["notes"] += left_out(source, plan, output)
+        with open_report(plan, output, options, about) as report:
 
             def done(case: CaseReport) -> None:
                 reports[case.case] = case

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from medunet.errors import DataError, DicomError, ReadError, UsageError
 from medunet.inference.report import REPORT_FILE
-from medunet.io.files import image_ending, stem
+from medunet.io.files import image_ending, is_unread, stem
+from medunet.io.layouts.nearby import listed
 from medunet.io.picture_masks import is_picture
 from medunet.io.read import read_volume, reads_as_dicom
 from medunet.io.selection import ALL, ANY, Selection
@@ -121,7 +122,7 @@ def find_inputs(
     below = [] if studies else _pictures_below(path, channels, without)
     found = [*_from_files(files, channels), *inside, *studies, *below]
     if not found:
-        raise DataError(*_nothing(path))
+        raise DataError(*_nothing(path, without))
     cases = sorted(_unique(found), key=lambda entry: entry.id)
     return _unique([volume for entry in cases for volume in _volumes(entry, selection)])
 
@@ -141,12 +142,34 @@ def _volumes(entry: Input, selection: Selection) -> list[Input]:
     return [replace(entry, id=f"{entry.id}_v{each.number}", only=(each.uid, each.number)) for each in found]
 
 
-def _nothing(path: Path) -> tuple[str, str]:
+def unread_in(path: Path, *, below: bool = True, without: Path | None = None) -> list[str]:
+    """Files of a folder that look like images of kinds that are not read, by their way from there.
+
+    Args:
+        path: the folder; of a file there are none.
+        below: look into the sub-folders that `find_inputs` takes pictures from, too.
+        without: as of `find_inputs`.
+    """
+    folders = [path, *(_folders_below(path, without) if below else ())] if path.is_dir() else []
+    found = (entry for folder in folders for entry in sorted(folder.iterdir()) if is_unread(entry) and entry.is_file())
+    return [entry.relative_to(path).as_posix() for entry in found]
+
+
+def about_unread(names: Sequence[str]) -> str:
+    """The sentence about files that `unread_in` found; "" without any."""
+    if not names:
+        return ""
+    kinds = "1 file is of a kind that is" if len(names) == 1 else f"{len(names)} files are of kinds that are"
+    return f"{kinds} not read: {listed(names)}."
+
+
+def _nothing(path: Path, without: Path | None) -> tuple[str, str]:
     """Why a folder holds no case, with what became of its files."""
     from medunet.io.dicom import scan
 
+    why = about_unread(unread_in(path, without=without)) or scan(path).remarks() or "It is empty."
     return (
-        f"{path} holds no image file and no DICOM series. {scan(path).remarks() or 'It is empty.'}",
+        f"{path} holds no image file and no DICOM series. {why}",
         "Give a NIfTI, NRRD, MHA or picture file, a DICOM folder or a zip of one, or a folder of those.",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,18 +15,21 @@ from numpy.typing import NDArray
 
 from medunet.config.derived import annotated_labels
 from medunet.config.load import load_config
-from medunet.config.schema import Config
-from medunet.errors import UsageError
+from medunet.config.schema import Config, DataConfig
+from medunet.errors import DataError, DatasetError, UsageError
 from medunet.inference.inputs import find_inputs
 from medunet.io.case import Case
 from medunet.io.labelled import read_case_image, read_case_label
-from medunet.io.manifest import detect, read_manifest
+from medunet.io.manifest import Manifest, survey, unusable
 from medunet.io.selection import Selection
 from medunet.io.volume import Volume
 from medunet.labels import LabelMap
 from medunet.model import Model
 
+logger = logging.getLogger("medunet")
+
 _CONFIG, _SPLITS, _FOLDS = "config.yaml", "splits.json", "folds.json"
+_LISTS = (".json", ".csv", ".tsv")
 
 T = TypeVar("T")
 
@@ -88,15 +92,15 @@ class Samples:
         root = data if config is None else Path(config.data.root)
         if root is None:
             raise UsageError(f"{given} does not tell where its data set is.", "Give images with --data.")
-        cases = _cases(root, config, model)
+        cases, problem = _cases(root, config, model)
+        samples = _labelled(cases, config, model) if problem is None else _images(root, model, problem)
         if run is None or config is None:
-            return cls(spread(_labelled(cases, config, model) or _images(root, model), most), f"of {root}")
+            return cls(spread(samples, most), f"of {root}")
         held_out = set(json.loads((run / _SPLITS).read_bytes())[config.data.fold]["val"])
-        chosen = [case for case in cases if case.id in held_out]
+        chosen = [sample for sample in samples if sample.case is not None and sample.id in held_out]
         if len(chosen) < len(held_out):
-            others = _labelled(cases, config, model) or _images(root, model)
-            return cls(spread(others, most), f"of {root}, which is not the data set of the run")
-        return cls(spread(_labelled(chosen, config, model), most), f"held out by the run, of {root}", run, root)
+            return cls(spread(samples, most), f"of {root}, which is not the data set of the run")
+        return cls(spread(chosen, most), f"held out by the run, of {root}", run, root)
 
 
 def _run_of(given: Path) -> Path | None:
@@ -107,16 +111,43 @@ def _run_of(given: Path) -> Path | None:
     return None
 
 
-def _cases(root: Path, config: Config | None, model: Model) -> tuple[Case, ...]:
-    """Of a data set; none of a folder that is no data set."""
+def _cases(root: Path, config: Config | None, model: Model) -> tuple[tuple[Case, ...], DatasetError | None]:
+    """Of a data set laid out as that of the run, or in another way that is known; none, and why, of what is neither.
+
+    Raises:
+        UsageError: there is nothing.
+        DatasetError: it has one of these layouts, masks, and problems.
+    """
     if not root.exists():
         raise UsageError(f"There is no data set {root}.", "Give its place with --data.")
-    options = None if config is None else config.data
-    if (options is None or options.pairs is None) and detect(root) is None:
-        return ()
-    layout, channels = "auto" if options is None else options.format, len(model.spec.modality)
-    manifest = read_manifest(root, layout, channels=channels, require_labels=False, log_notes=False, options=options)
-    return manifest.by_rules(model.spec.inference.series).cases
+    options = DataConfig() if config is None else config.data
+    manifest, problem = _laid_out(root, options.format, options, model)
+    if manifest is None and (options.format != "auto" or options.pairs is not None):
+        manifest, _ = _laid_out(root, "auto", options.model_copy(update={"pairs": None}), model)
+        if manifest is not None:
+            logger.info("%s is not laid out as the data set of the run; it is read as %s.", root, manifest.format)
+    return ((), problem) if manifest is None else (manifest.by_rules(model.spec.inference.series).cases, None)
+
+
+def _laid_out(
+    root: Path, layout: str, options: DataConfig, model: Model
+) -> tuple[Manifest | None, DatasetError | None]:
+    """The data set, or why it has another layout: it cannot be read so, or has problems and no mask.
+
+    Raises:
+        DatasetError: it has masks and problems.
+    """
+    try:
+        manifest, problems = survey(
+            root, layout, channels=len(model.spec.modality), require_labels=False, options=options
+        )
+    except DatasetError as error:
+        return None, error
+    if not problems:
+        return manifest, None
+    if any(case.label is not None for case in manifest.cases):
+        raise unusable(root, manifest, problems)
+    return None, unusable(root, manifest, problems)
 
 
 def _labelled(cases: Sequence[Case], config: Config | None, model: Model) -> list[Sample]:
@@ -133,9 +164,20 @@ def _labelled(cases: Sequence[Case], config: Config | None, model: Model) -> lis
     ]
 
 
-def _images(root: Path, model: Model) -> list[Sample]:
+def _images(root: Path, model: Model, problem: DatasetError) -> list[Sample]:
+    """What is no data set is a folder of images, or an image.
+
+    Raises:
+        DatasetError: there is no image either, with what `problem` says.
+    """
+    if root.suffix.lower() in _LISTS:
+        raise problem
     channels, selection = len(model.spec.modality), Selection(rules=model.spec.inference.series)
-    found = find_inputs(root, channels=channels)
+    try:
+        found = find_inputs(root, channels=channels)
+    except DataError as error:
+        raise DatasetError(f"{problem.message} {error.message}", error.hint, problem.problems) from error
+    logger.info("%s Its images are taken as they are, without masks.", problem.message)
     return [Sample(entry.id, partial(entry.read, selection, channels=channels)) for entry in found]
 
 

@@ -12,10 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import TracebackType
 
 from medunet.atomic import make_folder
-from medunet.engines.probe import Probe, Sample
 from medunet.errors import MedunetError, UsageError
 from medunet.inference.arrivals import Arrival, Arrivals, signature_of
 from medunet.inference.batch import Options, check_output, facts_of, for_models, header, targets_of
@@ -26,6 +24,7 @@ from medunet.inference.journal import Journal
 from medunet.inference.memory import PeakMeter
 from medunet.inference.pipeline import run, until_stopped
 from medunet.inference.predictor import Predictor
+from medunet.inference.pulse import Pulse, Tally
 from medunet.inference.report import REPORT_FILE, CaseReport, Report
 from medunet.io.files import image_ending, stem
 
@@ -43,56 +42,7 @@ _AT_ONCE = 100  # inputs between looks
 _MOST_OFTEN, _LEAST_OFTEN = 0.05, 2.0  # seconds between looks
 _FIRST_PAUSE, _LONGEST_PAUSE = 60.0, 3600.0  # seconds before an input is tried again, doubled each time
 
-
 _NAP = 0.2  # seconds after which a signal is seen at the latest
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How often something happens.
-
-    Attributes:
-        settle: seconds without a change after which a file or study is complete.
-        every: seconds between lines about the machine in the log.
-    """
-
-    settle: float = 5.0
-    every: float = 60.0
-
-
-@dataclass
-class Tally:
-    """What a watcher has done so far.
-
-    Attributes:
-        done, failed: cases.
-        waiting: inputs that are there and not begun.
-    """
-
-    done: int = 0
-    failed: int = 0
-    waiting: int = 0
-    _before: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0), repr=False)
-
-    def describe(self, sample: Sample) -> str:
-        """A line for people: the machine, then the work, with the pace since the last line."""
-        now, count = time.monotonic(), self.done + self.failed
-        rate = (count - self._before[1]) / max(1e-9, now - self._before[0])
-        self._before = now, count
-        work = f"{self.done} done, {self.failed} failed, {self.waiting} waiting, {rate:.3g} cases/s"
-        known = {name: value for name, value in sample.items() if value is not None}
-        parts = [form.format(**known) for name, form in _SHOWN.items() if name in known]
-        return "; ".join(["  ".join(parts), work])
-
-
-_SHOWN = {
-    "machine_cpu_percent": "CPU {machine_cpu_percent:.0f}%",
-    "memory_GB": "RAM {memory_GB:.1f} GB",
-    "free_memory_GB": "({free_memory_GB:.1f} GB free)",
-    "gpu_percent": "GPU {gpu_percent:.0f}%",
-    "gpu_memory_GB": "VRAM {gpu_memory_GB:.1f} GB",
-    "disk_free_GB": "disk {disk_free_GB:.0f} GB free",
-}
 
 
 def watch(
@@ -101,7 +51,7 @@ def watch(
     output: str | Path,
     options: Options | None = None,
     *,
-    pace: Pace | None = None,
+    settle: float = 5.0,
     stop: threading.Event | None = None,
     told: Callable[[CaseReport], None] | None = None,
 ) -> Tally:
@@ -115,7 +65,7 @@ def watch(
         source: folder that others write into.
         output: folder for masks, the report and the journal.
         options: formats and switches; what is done is never done again, whatever `skip_existing` says.
-        pace: seconds between this and that.
+        settle: seconds without a change after which a file or study is complete.
         stop: set it to end; None: only signals do.
         told: called with every case that was done or failed.
 
@@ -123,13 +73,13 @@ def watch(
         UsageError: `source` is no folder, `output` is a file or the same, another process watches with this output.
         OutputError: the report or the journal cannot be written.
     """
-    source, output, pace = Path(source), Path(output), pace or Pace()
+    source, output = Path(source), Path(output)
     options = for_models(options or Options(), predictor.models)
     check_output(source, output, options)
-    if not source.is_dir() or image_ending(output) or pace.settle <= 0:
+    if not source.is_dir() or image_ending(output) or settle <= 0:
         raise UsageError(
             "Watching takes a folder of images and a folder for masks, and more than 0 seconds to settle, "
-            f"not {source}, {output} and {pace.settle:g}."
+            f"not {source}, {output} and {settle:g}."
         )
     make_folder(output)
     path = options.report or output / REPORT_FILE
@@ -138,36 +88,14 @@ def watch(
         for part in output.rglob(".*.part-*"):  # of a killed run; nobody else may write here while the journal is held
             if part.is_file():
                 part.unlink(missing_ok=True)
-        arrivals = Arrivals(source, len(predictor.spec.modality), pace.settle, output)
+        arrivals = Arrivals(source, len(predictor.spec.modality), settle, output)
         with until_stopped() as signalled:
             stopped: Stopped = lambda: signalled() or (stop is not None and stop.is_set())  # noqa: E731
             watcher = _Watcher(predictor, source, output, options, journal, report, stopped, told)
-            with _Pulse(pace.every, Probe(output, predictor.device), watcher.tally):
+            with Pulse(options.monitor, output, predictor.device, watcher.tally, at_once=True):
                 logger.info("Watching %s.", source)
                 watcher.go(arrivals)
     return watcher.tally
-
-
-class _Pulse:
-    """A thread that logs a line from time to time."""
-
-    def __init__(self, every: float, probe: Probe, tally: Tally) -> None:
-        self._every, self._probe, self._tally = every, probe, tally
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="medunet-pulse", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join(timeout=10)
-
-    def _run(self) -> None:
-        while not self._ended.wait(self._every):
-            logger.info("%s.", self._tally.describe(self._probe.look()))
 
 
 class _Turn:
@@ -307,8 +235,7 @@ class _Watcher:
             self._troubled[key] = "later" if work.passing else self._troubled.get(key, "failed")
         if not self._left[key]:
             self._note(turn.arrival, self._troubled.pop(key, "done"))
-        self.tally.failed += report.status == "failed"
-        self.tally.done += report.status == "done"
+        self.tally.count(report.status)
         work.tell()
         if self.told is not None and report.status != "skipped":
             self.told(report)

@@ -28,6 +28,15 @@ NIFTI = (".nii.gz", ".nii")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 ENDINGS = NIFTI + ITK + PICTURES
 
+UNREAD = (
+    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jfif", ".svg", ".psd", ".tga"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),  # cameras
+    *(".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".czi", ".vsi", ".lif", ".nd2", ".oib", ".ims"),  # microscopes
+    *(".hdr", ".mgh", ".mgz", ".mnc", ".gipl"),  # volumes
+)
+"""Endings of pictures and volumes that are not read, to be told of where they lie among others."""
+
 _BLOCK = 1 << 20
 _LARGEST_LABEL = 2**31 - 1
 
@@ -36,6 +45,11 @@ def image_ending(path: Path) -> str:
     """The image ending of a file name in lower case (".nii.gz", ".png", ...), or "" if it is none of them."""
     name = path.name.lower()
     return next((ending for ending in ENDINGS if name.endswith(ending) and not name.startswith(".")), "")
+
+
+def is_unread(path: Path) -> bool:
+    """Whether a file looks like a picture or volume of a kind that is not read, by its name; hidden ones do not."""
+    return path.suffix.lower() in UNREAD and not path.name.startswith(".")
 
 
 def stem(path: Path) -> str:

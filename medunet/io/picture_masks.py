@@ -36,7 +36,7 @@ SAME_PROPORTIONS = 0.02
 """By which width : height may differ and still count as the same."""
 
 _SMALLEST_STEP = 64
-_LOSSY = (".jpg", ".jpeg")
+_LOSSY = (".jpg", ".jpeg", ".webp")
 _SHOWN = 4
 
 T = TypeVar("T", bound=np.generic)
@@ -104,7 +104,7 @@ def _told(
     if (numbers < low - margin).any() or (numbers > high + margin).any():
         return array, geometry, 0.0
     doubtful = odd
-    if image_ending(path) in _LOSSY:  # flat areas of a JPEG may be some steps off
+    if image_ending(path) in _LOSSY:  # flat areas of such a file may be some steps off
         doubtful = odd & (numbers > low + margin) & (numbers < high - margin)
     solid = doubtful & (ndimage.minimum_filter(numbers, 3) == ndimage.maximum_filter(numbers, 3))
     if solid.any():

@@ -26,7 +26,7 @@ from medunet.io.volume import Source, Volume
 if TYPE_CHECKING:
     from PIL import Image
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 MOST_PIXELS = 2 * 89_478_485
 """Of what is decoded as a whole, as in Pillow: a PNG of some kilobytes may state any number and fill the memory."""
 

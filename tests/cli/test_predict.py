@@ -37,8 +37,11 @@ def test_stdout_is_the_paths_of_the_masks_and_nothing_else(
     assert done.code == 0
     assert done.out.splitlines() == [str(tmp_path / "out" / f"case_0{n}_seg.nii.gz") for n in (1, 2)]
     forecasts = [line for line in done.err.splitlines() if "windows; about" in line and "of memory, with torch" in line]
-    assert forecasts == done.err.splitlines()
+    assert forecasts == done.err.splitlines()[:-1]
     assert len(forecasts) == 2
+    assert done.err.splitlines()[-1].startswith("Mean and peak of ")
+    silent = cli("predict", "-m", tiny_model, "-i", folder, "-o", tmp_path / "out", "-d", "cpu", "--monitor", 0)
+    assert len(silent.err.splitlines()) == 2
 
 
 def test_torch_does_not_load_its_compiler_for_a_mask(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
@@ -100,6 +103,7 @@ def test_one_bad_file_ends_with_1_and_one_sentence(cli: Any, tiny_model: Path, f
         ({"--set": "postprocess.0.ml=-1"}, "postprocess"),
         ({"--set": "inference.overlap=2"}, "must be a number of at least 0 and less than 1"),
         ({"--set": "network.dims=2"}, "only inference, postprocess and terms can"),
+        ({"--monitor": "often"}, '--monitor is "often"; it must be a time. Write 90s'),
         ({"--set": "overlap"}, "must be written as key=value"),
         ({"--ray": "nowhere"}, '"nowhere" is no address of a Ray cluster'),
         ({"--memory-limit": "lots"}, '"lots" is no size of memory'),

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from medunet.cli.progress import below, beside, pace_of
 from medunet.config.load import dump_config
@@ -75,13 +77,40 @@ def test_in_a_terminal_of_80_columns_nothing_is_cut(
 ) -> None:
     changes = {"train.epochs": 2, "train.iterations_per_epoch": 30, "logging": {"monitor": "0.1s"}}
     (tmp_path / "tiny.yaml").write_text(dump_config(make_config(tiny_dataset, changes)))
+    text = seen_in_terminal("train", "-c", tmp_path / "tiny.yaml", "--out", tmp_path / "run", "-d", "cpu")
+    drawn = [line for line in re.split(r"[\r\n]+", text) if "loss" in line and "%" in line and "waiting" not in line]
+    assert any(re.match(r"epoch 2 .*\d+%  loss \d\.\d{3}  lr \d\.\de-0\d  0:\d\d left", line) for line in drawn), text
+    lower = [line for line in re.split(r"[\r\n]+", text) if re.match(" *(Dice|.* patches/s)", line)]
+    assert any(re.match(r"  Dice \d\.\d{3}  organ [\d.]+  core ", line) for line in lower)
+    assert any(re.match(r"  [\d.]+ patches/s  wait \d+%  CPU \d+%  RAM \d\.\d GB", line) for line in lower)
+    assert max(len(line) for line in [*drawn, *lower]) <= 80
+    assert "…" not in "".join([*drawn, *lower])
+
+
+def test_lines_of_the_monitor_stand_above_the_bar_of_a_prediction(picture_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 50, 3), np.uint8)
+    for number in range(20):
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{number}.png")
+    folders = ("-i", tmp_path / "in", "-o", tmp_path / "out")
+    text = seen_in_terminal("predict", "-m", picture_model, *folders, "-d", "cpu", "--monitor", "0.02s", columns=160)
+    lines = re.split(r"[\r\n]+", text)
+    told = [line for line in lines if "CPU" in line]
+    assert any(line.startswith("cases ") and "/20" in line for line in lines), text
+    assert len(told) > 1
+    for line in told:
+        assert re.fullmatch(r"(Mean and peak of [\d.e+-]+ s: )?CPU \d.* GB free; \d+ done, .* cases/s\.", line), line
+
+
+def seen_in_terminal(*command: Any, columns: int = 80) -> str:
+    """What a command leaves on a terminal, without the escape sequences."""
     own, theirs = pty.openpty()
-    command = ["train", "-c", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "run"), "-d", "cpu"]
+    size = {"COLUMNS": str(columns), "LINES": "24"}
     process = subprocess.Popen(
-        [sys.executable, "-c", "from medunet.cli.main import main; main()", *command],
+        [sys.executable, "-c", "from medunet.cli.main import main; main()", *map(str, command)],
         stdout=subprocess.DEVNULL,
         stderr=theirs,
-        env={**os.environ, "COLUMNS": "80", "LINES": "24", "TERM": "xterm", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"},
+        env={**os.environ, **size, "TERM": "xterm", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"},
     )
     os.close(theirs)
     seen = b""
@@ -92,11 +121,4 @@ def test_in_a_terminal_of_80_columns_nothing_is_cut(
         pass
     os.close(own)
     assert process.wait(timeout=60) == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode())
-    drawn = [line for line in re.split(r"[\r\n]+", text) if "loss" in line and "%" in line and "waiting" not in line]
-    assert any(re.match(r"epoch 2 .*\d+%  loss \d\.\d{3}  lr \d\.\de-0\d  0:\d\d left", line) for line in drawn), text
-    lower = [line for line in re.split(r"[\r\n]+", text) if re.match(" *(Dice|.* patches/s)", line)]
-    assert any(re.match(r"  Dice \d\.\d{3}  organ [\d.]+  core ", line) for line in lower)
-    assert any(re.match(r"  [\d.]+ patches/s  wait \d+%  CPU \d+%  RAM \d\.\d GB", line) for line in lower)
-    assert max(len(line) for line in [*drawn, *lower]) <= 80
-    assert "…" not in "".join([*drawn, *lower])
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from medunet.engines.probe import Probe
+from medunet.engines.probe import SUMMARY_NAMES, Probe, Summary
 
 CPU = torch.device("cpu")
 
@@ -59,6 +59,15 @@ def test_what_a_system_does_not_tell_is_null(tmp_path: Path, monkeypatch: pytest
     sample = Probe(tmp_path, CPU).look()
     assert [sample[name] for name in ("cpu_percent", "read_MB_s", "write_MB_s", "disk_free_GB")] == [None] * 4
     assert sample["memory_GB"] is not None
+
+
+def test_a_summary_weighs_rates_by_time_and_keeps_extremes_of_memory() -> None:
+    summary = Summary()
+    assert summary.sample() == dict.fromkeys(SUMMARY_NAMES)
+    summary.add({"cpu_percent": 100.0, "memory_GB": 3.0, "free_memory_GB": 5.0, "gpu_percent": None}, 3.0)
+    summary.add({"cpu_percent": 0.0, "memory_GB": 2.0, "free_memory_GB": 6.0, "gpu_percent": 40.0}, 1.0)
+    found = {name: value for name, value in summary.sample().items() if value is not None}
+    assert found == {"cpu_percent": 75.0, "memory_GB": 3.0, "free_memory_GB": 5.0, "gpu_percent": 40.0}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -107,6 +107,21 @@ def test_loose_dicom_files_are_told_once(tmp_path: Path, caplog: pytest.LogCaptu
     assert caplog.text.count("IM0001.dcm is left alone") == 1
 
 
+def test_images_of_kinds_that_are_not_read_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    arrivals = Arrivals(tmp_path)
+    for name in ("a.heic", "sub/b.svs", "sub/c.png", "notes.txt", ".d.heic"):
+        write(tmp_path / name)
+    with caplog.at_level(logging.WARNING, logger="medunet"):
+        keys(arrivals, 0)
+        assert keys(arrivals, 9) == ["sub/c.png"]
+        write(tmp_path / "e.heic")
+        keys(arrivals, 10)
+    assert [record.message for record in caplog.records] == [
+        "2 files are of kinds that are not read: a.heic, sub/b.svs.",
+        "1 file is of a kind that is not read: e.heic.",
+    ]
+
+
 def test_a_folder_that_is_gone_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="gone"):
         keys(Arrivals(tmp_path / "gone"), 0)

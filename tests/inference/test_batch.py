@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -56,6 +57,38 @@ def test_a_bad_case_is_reported_and_the_others_are_written(predictor: Predictor,
     assert sorted(path.name for path in out.iterdir()) == ["case_01_seg.nii.gz", "case_03_seg.nii.gz", "predict.json"]
     assert "case_02.nii.gz cannot be read as NIfTI" in reports[1].error
     assert reports[1].outputs == []
+
+
+def test_several_cases_end_with_a_line_about_the_machine(
+    predictor: Predictor, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="medunet")
+
+    def lines() -> list[str]:
+        return [record.message for record in caplog.records if record.message.startswith("Mean and peak of ")]
+
+    predict(predictor, folder / "case_01.nii.gz", tmp_path / "one")
+    predict(predictor, folder, tmp_path / "silent", Options(monitor=0))
+    assert lines() == []
+    predict(predictor, folder, tmp_path / "out")
+    (line,) = lines()
+    assert "CPU" in line
+    assert "; 2 done, 1 failed, 0 waiting, " in line
+
+
+def test_images_that_are_not_read_are_a_warning_and_a_note_of_the_report(
+    predictor: Predictor, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "case_04.mgz").write_bytes(b"x")
+    out = folder / "masks"
+    out.mkdir()
+    (out / "old.heic").write_bytes(b"x")
+    predict(predictor, folder, out)
+    note = "1 file is of a kind that is not read: case_04.mgz."
+    assert caplog.messages.count(note) == 1
+    assert note in json.loads((out / "predict.json").read_text())["notes"]
+    predict(predictor, folder / "case_01.nii.gz", tmp_path / "one")
+    assert caplog.messages.count(note) == 1
 
 
 def test_predict_json_says_what_was_done(predictor: Predictor, folder: Path, tmp_path: Path) -> None:

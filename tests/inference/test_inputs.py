@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medunet.demo.dicom_export import write_ct_export
 from medunet.errors import DataError, UsageError
 from medunet.geometry import Geometry
-from medunet.inference.inputs import find_inputs
+from medunet.inference.inputs import about_unread, find_inputs, unread_in
 from medunet.io.dicom.header import DIRECTORY_CLASS
 from medunet.io.selection import Selection
 
@@ -128,6 +128,9 @@ def test_nothing_to_segment_is_told_with_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(DataError, match=r"no DICOM series\. notes\.txt was left out: not DICOM\."):
         find_inputs(tmp_path)
+    (tmp_path / "a.heic").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"no DICOM series\. 1 file is of a kind that is not read: a\.heic\."):
+        find_inputs(tmp_path)
 
 
 def test_a_study_beside_image_files_is_named_after_its_folder(tmp_path: Path) -> None:
@@ -162,6 +165,21 @@ def test_pictures_in_sub_folders_keep_their_way(tmp_path: Path) -> None:
     (tmp_path / "masks" / "predict.json").write_text("{}")
     found = find_inputs(tmp_path, channels=3, without=tmp_path / "out")
     assert [entry.id for entry in found] == ["a", "one/b", "one/two/c"]
+
+
+def test_only_what_looks_like_an_image_of_another_kind_is_not_read(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png", "a_mask.png", "b.webp", "c.txt", "d.json", "e.csv", "v.mhd", "v.raw", "Thumbs.db")
+    pictures(tmp_path, "z.HEIC", ".y.heic", "x.svs", "one/w.cr2", ".hidden/d.heic", "out/e.heic", "masks/f.heic")
+    (tmp_path / "masks" / "predict.json").write_text("{}")
+    assert unread_in(tmp_path, without=tmp_path / "out") == ["x.svs", "z.HEIC", "one/w.cr2"]
+    assert unread_in(tmp_path, below=False) == ["x.svs", "z.HEIC"]
+    assert unread_in(tmp_path / "z.HEIC") == []
+    assert about_unread([]) == ""
+    many = [f"{number}.svs" for number in range(9)]
+    assert (
+        about_unread(many)
+        == "9 files are of kinds that are not read: 0.svs, 1.svs, 2.svs, 3.svs, 4.svs, ... (9 in all)."
+    )
 
 
 def test_pictures_that_differ_in_their_endings_keep_them(tmp_path: Path) -> None:

@@ -24,9 +24,7 @@ from medunet.errors import OutputError, UsageError
 from medunet.export import formats as module
 from medunet.inference.batch import Options, predict
 from medunet.inference.predictor import Predictor
-from medunet.inference.watch import KEPT, Pace, Tally, watch
-
-QUICK = Pace(settle=0.2, every=0.05)
+from medunet.inference.watch import KEPT, Tally, watch
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +64,7 @@ def watching(predictor: Predictor, inbox: Path, out: Path, options: Options | No
 
     def run() -> None:
         seen.tally = watch(
-            predictor, inbox, out, options, pace=QUICK, stop=stop,
+            predictor, inbox, out, options, settle=0.2, stop=stop,
             told=lambda report: seen.cases.append((report.case, report.status)),
         )  # fmt: skip
 
@@ -189,7 +187,8 @@ def test_the_report_has_an_end_and_the_log_a_line(
     monkeypatch.setattr("medunet.inference.watch.KEPT", 2)
     for name in "abcd":
         draw(inbox / f"{name}.png")
-    with caplog.at_level(logging.INFO, logger="medunet"), watching(predictor, inbox, tmp_path / "out") as seen:
+    caplog.set_level(logging.INFO, logger="medunet")
+    with watching(predictor, inbox, tmp_path / "out", Options(monitor=0.05)) as seen:
         seen.wait(4)
         time.sleep(0.2)
     listed = json.loads((tmp_path / "out" / "predict.json").read_text())["cases"]

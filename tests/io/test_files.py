@@ -16,7 +16,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medunet.errors import DataError, GeometryError, MedunetError, ReadError
-from medunet.io.files import image_ending, read_geometry, read_image, read_mask, stack_channels, stem
+from medunet.io.files import (
+    ENDINGS,
+    UNREAD,
+    image_ending,
+    is_unread,
+    read_geometry,
+    read_image,
+    read_mask,
+    stack_channels,
+    stem,
+)
 
 RNG = np.random.default_rng(0)
 SHAPE = (5, 6, 7)
@@ -216,7 +226,7 @@ def test_voxels_without_a_value_are_counted(tmp_path: Path, bad: float) -> None:
 
 # files that are not what they say
 
-ALL_ENDINGS = [".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".jpg", ".tif", ".bmp", ".gif"]
+ALL_ENDINGS = [".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".jpg", ".tif", ".bmp", ".gif", ".webp"]
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, this is text\n" * 50, bytes(1000)], ids=["empty", "text", "zeros"])
@@ -250,10 +260,10 @@ def test_a_folder_with_an_image_name_is_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.98, 0.5, 0.01])
-@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha", ".png"])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".webp"])
 def test_a_truncated_file_is_a_sentence(tmp_path: Path, ending: str, kept: float) -> None:
     path = tmp_path / f"image{ending}"
-    if ending == ".png":
+    if ending in (".png", ".webp"):
         Image.fromarray(RNG.integers(0, 255, (90, 90), dtype=np.uint8)).save(path)
     elif ending in (".nrrd", ".mha"):
         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(RNG.normal(size=(20, 20, 20))), str(path))
@@ -345,6 +355,21 @@ def test_a_picture_runs_right_and_down(tmp_path: Path, ending: str, mode: str) -
     assert volume.source.kind == "picture"
     expected = array.T[None] if mode == "L" else array.transpose(2, 1, 0)
     np.testing.assert_array_equal(volume.array, expected)
+
+
+def test_a_webp_without_loss_is_what_was_drawn_and_a_mask_too(tmp_path: Path) -> None:
+    array = RNG.integers(0, 255, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "image.webp", lossless=True)
+    np.testing.assert_array_equal(read_image(tmp_path / "image.webp").array, array.transpose(2, 1, 0))
+    mask = RNG.integers(0, 3, (30, 40), dtype=np.uint8)
+    Image.fromarray(mask).save(tmp_path / "mask.webp", lossless=True)
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.webp")[0], mask.T)
+
+
+def test_no_ending_is_both_read_and_not_read() -> None:
+    assert not set(ENDINGS) & set(UNREAD)
+    assert is_unread(Path("a/b.HEIC"))
+    assert not any(is_unread(Path(name)) for name in (".b.heic", "b.png", "b.txt", "b.raw", "heic"))
 
 
 @pytest.mark.parametrize("ending", [".png", ".tif"])

@@ -190,7 +190,7 @@ def test_a_stack_of_palettes_is_refused(tmp_path: Path) -> None:
 # what is refused
 
 
-@pytest.mark.parametrize("ending", [".gif", ".png"])
+@pytest.mark.parametrize("ending", [".gif", ".png", ".webp"])
 def test_an_animation_is_refused_and_its_first_frame_not_taken(tmp_path: Path, ending: str) -> None:
     frames = [Image.fromarray(RNG.integers(0, 255, (30, 40), dtype=np.uint8)) for _ in range(3)]
     frames[0].save(tmp_path / f"a{ending}", save_all=True, append_images=frames[1:])

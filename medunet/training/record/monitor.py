@@ -12,12 +12,11 @@ import logging
 import threading
 import time
 from pathlib import Path
-from statistics import fmean
 from types import TracebackType
 
 import torch
 
-from medunet.engines.probe import Probe, Sample
+from medunet.engines.probe import SUMMARY_NAMES, Probe, Sample, Summary
 from medunet.training.record.lines import Lines
 
 logger = logging.getLogger("medunet")
@@ -25,11 +24,7 @@ logger = logging.getLogger("medunet")
 RESOURCES_FILE = "resources.jsonl"
 MOST_LINES = 20_000
 
-_MEAN = ("cpu_percent", "machine_cpu_percent", "read_MB_s", "write_MB_s", "gpu_percent")
-_MOST = ("memory_GB", "gpu_memory_GB")
-_LEAST = ("free_memory_GB", "disk_free_GB")
-
-EPOCH_NAMES = (*_MEAN, *_MOST, *_LEAST)
+EPOCH_NAMES = SUMMARY_NAMES
 """What an epoch is given: means, largest and smallest values of its samples."""
 
 
@@ -54,7 +49,7 @@ class Monitor:
         self._device = device
         self._lines = Lines(folder / RESOURCES_FILE)
         self._count, self._looks, self._stride = 0, 0, 1
-        self._samples: list[Sample] = []
+        self._since: Summary | None = None
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="medunet-monitor", daemon=True)
@@ -72,13 +67,11 @@ class Monitor:
     def epoch(self) -> Sample:
         """Means, largest and smallest values since the last call; of the last sample where there was none since."""
         with self._lock:
-            samples, self._samples = self._samples or [self.latest], []
-        result: Sample = {}
-        for names, summary in ((_MEAN, fmean), (_MOST, max), (_LEAST, min)):
-            for name in names:
-                known = [value for sample in samples if (value := sample.get(name)) is not None]
-                result[name] = round(summary(known), 3) if known else None
-        return result
+            found, self._since = self._since, None
+            if found is None:
+                found = Summary()
+                found.add(self.latest)
+        return {name: None if value is None else round(value, 3) for name, value in found.sample().items()}
 
     def _run(self) -> None:
         try:
@@ -106,7 +99,8 @@ class Monitor:
     def _take(self, sample: Sample) -> None:
         with self._lock:
             self.latest = sample
-            self._samples.append(sample)
+            self._since = self._since or Summary()
+            self._since.add(sample)
         self._looks += 1
         if self._looks % self._stride:
             return
