@@ -315,10 +315,13 @@ def test_a_threshold_changes_no_finished_mask() -> None:
 def test_thresholds_are_told_by_output() -> None:
     assert least_probabilities([LARGEST], LABELS) is None
     assert least_probabilities([LARGEST, threshold("tumour", 0.7)], LABELS) == (0.0, 0.0, 0.7)
+    assert least_probabilities([threshold("background", 0.6)], LABELS) == (0.6, 0.0, 0.0)
     steps = [threshold("whole", 0.7), threshold("cyst", 0.2)]
     assert least_probabilities(steps, BRATS) == (0.5, 0.7, 0.5, 0.2)
     with pytest.raises(UsageError, match='threshold names "spleen"'):
         least_probabilities([threshold("spleen", 0.7)], LABELS)
+    with pytest.raises(UsageError, match='threshold names "background"'):
+        least_probabilities([threshold("background", 0.7)], BRATS)
 
 
 # bad input
@@ -334,7 +337,7 @@ def test_thresholds_are_told_by_output() -> None:
         (RemoveSmallConfig(name="remove_small", label="liver"), '"ml" is missing; it must be a volume'),
         (RemoveSmallConfig(name="remove_small", label="liver", ml=1.0, mm3=2.0), '"mm3" cannot stand beside ml'),
         (SmoothConfig(name="smooth", label="spleen", mm=1.0), 'smooth names "spleen"'),
-        (threshold("background", 0.5), 'threshold names "background"'),
+        (LargestComponentConfig(name="largest_component", label="background"), 'names "background"'),
     ],
 )
 def test_a_step_that_cannot_work_is_a_sentence_and_nothing_is_changed(step: PostprocessStep, words: str) -> None:

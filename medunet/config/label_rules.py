@@ -102,11 +102,13 @@ def _annotated(config: Config) -> Iterator[Finding]:
 
 def _postprocess(config: Config) -> Iterator[Finding]:
     structures = _structures(config)
+    nested = shares_values(_label_values(config))
     for index, step in enumerate(config.postprocess):
         key: KeyPath = ("postprocess", index)
+        known = [*structures, BACKGROUND] if isinstance(step, ThresholdConfig) and not nested else structures
         for misfit in misfits(step):
             yield Finding(tuple((*key, name) for name in misfit.keys), misfit.rule, hint=misfit.hint)
-        if step.label is not None and step.label not in structures:
+        if step.label is not None and step.label not in known:
             yield _unknown_name((*key, "label"), step.label, structures)
         for place, name in enumerate(getattr(step, "labels", None) or ()):
             if name not in structures:

@@ -79,8 +79,9 @@ class ThresholdConfig(SingleOptions):
     """Ask for a probability: voxels of a structure that have less fall back to the next likely label.
 
     Thresholds are applied as labels are chosen, before all other steps, wherever they stand in the list. Of labels
-    inside of each other a structure is present where its probability is above the threshold instead of above 1/2; of
-    others only a threshold above 1 / (number of labels) can change anything.
+    inside of each other a structure is present where its probability is above the threshold instead of above 1/2. Of
+    others only a threshold above 1 / (number of labels) can change anything; one for `background` lets them win more:
+    with 0.7, beside one structure, that is where the structure has more than 0.3.
     """
 
     name: Literal["threshold"]

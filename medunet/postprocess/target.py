@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from medunet.config.postprocess import PostprocessStep, ThresholdConfig, misfits
 from medunet.errors import UsageError
-from medunet.labels import LabelMap
+from medunet.labels import BACKGROUND, LabelMap
 
 Labels = NDArray[np.generic]
 """Label indices (*spatial)."""
@@ -91,6 +91,8 @@ def indices_of(step: PostprocessStep, labels: LabelMap) -> tuple[int, ...]:
     for misfit in misfits(step):
         raise UsageError(f'The post-processing step {step.name}: "{misfit.keys[0]}" {misfit.rule}', misfit.hint)
     known = {label.name: label.index for label in labels.foreground}
+    if isinstance(step, ThresholdConfig) and not labels.nested:
+        known[BACKGROUND] = 0
     for name in step.structures:
         if name not in known:
             raise UsageError(

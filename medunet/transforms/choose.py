@@ -36,12 +36,12 @@ def resample_argmax(
         lines: how, along each axis.
         dtype: of the result.
         least: by channel, 0 to 1: the softmax probability without which it cannot be taken; the largest of the others
-            is. That of the background is not looked at: it can always be taken.
+            is. The background is taken where nothing else can be.
 
     Returns:
         Indices (*shape) of `dtype` on the CPU.
     """
-    choose = _largest if least is None or not any(least[1:]) else partial(_largest_allowed, least=least)
+    choose = _largest if least is None or not any(least) else partial(_largest_allowed, least=least)
     return _by_boxes(logits, lines, dtype, choose)
 
 
@@ -69,6 +69,8 @@ def _largest_allowed(block: Tensor, interpolate: Interpolate, dtype: torch.dtype
     values = interpolate(block)
     total = values.logsumexp(0)
     best = values[0].clone()
+    if least[0]:
+        best.masked_fill_(best - total < math.log(least[0]), -math.inf)
     result = torch.zeros(best.shape, dtype=dtype, device=best.device)
     for index in range(1, len(block)):
         if not least[index]:

@@ -54,7 +54,12 @@ BRATS = "{background: 0, whole: [1, 2, 3], core: [2, 3], enhancing: 3}"
         ),
         ("postprocess: [{name: fill_holes, labels: [liver, livr]}]", "postprocess.0.labels.1", "Did you mean liver?"),
         ("postprocess: [{name: smooth, label: livr, mm: 1}]", "postprocess.0.label", "Did you mean liver?"),
-        ("postprocess: [{name: threshold, label: background, probability: 0.5}]", "postprocess.0.label", "a structure"),
+        (
+            "labels: {background: 0, a: [1, 2], b: 2}\n"
+            "postprocess: [{name: threshold, label: background, probability: 0.5}]",
+            "postprocess.0.label",
+            "a structure",
+        ),
         ("postprocess: [{name: fill_holes}]", "postprocess.0.label", "Write label or labels."),
         ("postprocess: [{name: fill_holes, label: null, labels: null}]", "postprocess.0.label", "is missing"),
         ("postprocess: [{name: fill_holes, label: liver, labels: [spleen]}]", "postprocess.0.labels", "beside label"),
@@ -106,7 +111,7 @@ def test_labels_that_cannot_work_are_one_problem(problems, text, what, words):
         "labels: {background: 0, necrosis: 1, whole: [1, 2, 4], enhancing: 4}",
         "postprocess: [{name: remove_small, labels: [liver, spleen], mm3: 20}, {name: smooth, label: liver, mm: 1.5}]",
         "postprocess: [{name: threshold, label: liver, probability: 0.5}, "
-        "{name: threshold, label: spleen, probability: 0.5}]",
+        "{name: threshold, label: spleen, probability: 0.5}, {name: threshold, label: background, probability: 0.7}]",
         "labels: {background: 0, liver: [1, 2], tumour: 2, spleen: 3, ignore: [-1, 255]}",
         "data: {annotated: {'amos_*': [liver], '*_t1': [background, spleen]}}",
         "loss: {name: cross_entropy, class_weights: {background: 0.5, liver: 2.0}}",

@@ -196,11 +196,18 @@ def test_labels_are_chosen_without_an_array_of_all_of_them(choose: str) -> None:
 def allowed(column: Sequence[float], least: Sequence[float]) -> int:
     """The rule for one voxel of labels beside each other."""
     shares = torch.tensor(column, dtype=torch.float64).softmax(0).tolist()
-    able = [index for index in range(len(column)) if index == 0 or shares[index] >= least[index]]
-    return max(able, key=lambda index: column[index])
+    able = [index for index in range(len(column)) if shares[index] >= least[index]]
+    return max(able, key=lambda index: column[index], default=0)
 
 
-LEAST = [(0.0, 0.6, 0.0, 0.0), (0.0, 0.4, 0.45, 0.3), (0.9, 0.0, 0.0, 0.99), (0.0, 0.1, 0.01, 0.5)]
+LEAST = [
+    (0.0, 0.6, 0.0, 0.0),
+    (0.0, 0.4, 0.45, 0.3),
+    (0.9, 0.0, 0.0, 0.99),
+    (0.0, 0.1, 0.01, 0.5),
+    (0.7, 0.5, 0.5, 0.5),
+    (0.6, 0.0, 0.0, 0.0),
+]
 
 
 @SHAPES
@@ -220,7 +227,7 @@ def test_a_label_wins_only_with_the_probability_that_is_asked_for(
 def test_asking_for_nothing_or_little_is_the_plain_rule(shape: tuple[int, ...], target: tuple[int, ...]) -> None:
     logits = torch.randn(5, *shape).round()  # with ties
     plain = resample_argmax(logits, linear(logits, target))
-    for least in ((0.0,) * 5, (0.5, 0.0, 0.0, 0.0, 0.0), (0.0, 0.2, 0.0, 0.1999, 0.0)):
+    for least in ((0.0,) * 5, (0.1999, 0.0, 0.0, 0.0, 0.0), (0.0, 0.2, 0.0, 0.1999, 0.0)):
         assert torch.equal(resample_argmax(logits, linear(logits, target), least=least), plain)
     structures = FORESTS[-1]
     logits = torch.randn(len(structures), *shape)
