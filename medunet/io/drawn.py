@@ -117,6 +117,6 @@ def _pixels(part: Part, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     try:
         if part.kind == "coco":
             return from_coco(json.loads(part.text), size)
-        return from_runs(part.text, size, part.kind)
+        return from_runs(part.text, size, "rows" if part.kind == "rows" else "columns")
     except ValueError as error:
         raise DataError(f"{part.where}: {error}.") from error
