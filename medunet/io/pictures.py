@@ -151,13 +151,15 @@ def picture_size(path: Path) -> tuple[int, int]:
     """Width and height of a picture as it is shown, from its header; a PNG may say at its end how it lies.
 
     Raises:
-        DataError: more than `MOST_PIXELS`.
+        DataError: no TIFF, and more than `MOST_PIXELS`.
         OSError, SyntaxError, ValueError: it is damaged, or no picture.
     """
     with open_picture(path) as picture:
+        if picture.format == "TIFF":  # of which Pillow gives the size as shown, and never decodes it for that
+            return picture.size
         width, height = picture.size
-        lies = orientation(picture) >= 5 and picture.format != "TIFF"  # of which Pillow gives the size as shown
-        return (height, width) if lies else (width, height)
+        check_size(path, width, height, MOST_PIXELS)
+        return (height, width) if orientation(picture) >= 5 else (width, height)
 
 
 def orientation(picture: Image.Image) -> int:

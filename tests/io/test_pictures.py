@@ -17,7 +17,7 @@ from PIL import Image
 
 from medunet.errors import DataError, ReadError
 from medunet.io.files import read_image, read_mask
-from medunet.io.pictures import MOST_PIXELS, open_picture
+from medunet.io.pictures import MOST_PIXELS, open_picture, picture_size
 
 RNG = np.random.default_rng(7)
 GREY = RNG.integers(0, 255, (30, 40), dtype=np.uint8)
@@ -235,6 +235,12 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
             file.pages[0].tags[side].overwrite(30_000, dtype="I")
     with pytest.raises(DataError, match="states 30000 x 30000 pixels; at most 500,000,000"):
         read_image(tmp_path / "a.tif")
+
+
+def test_the_size_of_a_bomb_is_not_looked_for_by_unpacking_it(tmp_path: Path) -> None:
+    """Pillow decodes a PNG to find out how it lies."""
+    with pytest.raises(DataError, match="states 20000 x 20000 pixels"):
+        picture_size(stated_png(tmp_path / "a.png", 20_000, 20_000))
 
 
 def test_masks_of_one_band_may_have_more_pixels_since_those_of_large_pictures_are_written(tmp_path: Path) -> None:
