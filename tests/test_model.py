@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from medunet.config.derived import mirror_axes
+from medunet.config.postprocess import ThresholdConfig
 from medunet.config.schema import Config
 from medunet.config.terms import TermConfig
 from medunet.errors import ConfigError, MedunetError, ModelError, OutputError, UsageError
@@ -389,6 +390,16 @@ def test_a_model_of_nested_labels_has_an_output_per_structure_and_no_more(tmp_pa
     assert model.labels.to_mapping() == {"background": 0, "whole": [1, 2], "liver": 205, "core": 2, "ignore": 9}
     with torch.no_grad():
         assert model.build()(torch.randn(1, 2, 8, 8, 4)).shape[1] == 3
+
+
+def test_a_threshold_for_the_background_travels_with_the_model_unless_labels_are_nested(tmp_path: Path) -> None:
+    step = ThresholdConfig(name="threshold", label="background", probability=0.6)
+    config = CONFIG.model_copy(update={"postprocess": (step,)})
+    assert load_model(save_model(tmp_path / "model", config, network_of().state_dict(), {})).spec.postprocess == (step,)
+    nested = config.model_copy(update={"labels": {"background": 0, "whole": (1, 2), "core": 2}})
+    path = save_model(tmp_path / "nested", nested, network_of(nested).state_dict(), {})
+    with pytest.raises(ModelError, match='postprocess names "background"'):
+        load_model(path)
 
 
 def test_terms_of_labels_travel_with_the_model_and_may_be_changed(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from medunet.config.document import KeyPath, as_written
 from medunet.config.finding import Finding
 from medunet.config.losses import BceConfig, BoundaryWeightedConfig, OverlapOptions
-from medunet.config.postprocess import ThresholdConfig, misfits
+from medunet.config.postprocess import ThresholdConfig, misfits, nameable
 from medunet.config.schema import Config
 from medunet.labels import BACKGROUND, IGNORE, clashes, shares_values
 
@@ -105,10 +105,9 @@ def _postprocess(config: Config) -> Iterator[Finding]:
     nested = shares_values(_label_values(config))
     for index, step in enumerate(config.postprocess):
         key: KeyPath = ("postprocess", index)
-        known = [*structures, BACKGROUND] if isinstance(step, ThresholdConfig) and not nested else structures
         for misfit in misfits(step):
             yield Finding(tuple((*key, name) for name in misfit.keys), misfit.rule, hint=misfit.hint)
-        if step.label is not None and step.label not in known:
+        if step.label is not None and step.label not in nameable(step, structures, nested=nested):
             yield _unknown_name((*key, "label"), step.label, structures)
         for place, name in enumerate(getattr(step, "labels", None) or ()):
             if name not in structures:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from medunet.config.section import PositiveFloat, Section
+from medunet.labels import BACKGROUND
 
 
 class SingleOptions(Section):
@@ -93,6 +94,12 @@ PostprocessStep = Annotated[
     LargestComponentConfig | RemoveSmallConfig | FillHolesConfig | SmoothConfig | ThresholdConfig,
     Field(discriminator="name"),
 ]
+
+
+def nameable(step: PostprocessStep, structures: Sequence[str], *, nested: bool) -> tuple[str, ...]:
+    """What a step may name: the structures, and for a threshold the background, unless labels lie inside of others."""
+    has_background = isinstance(step, ThresholdConfig) and not nested
+    return (*structures, BACKGROUND) if has_background else tuple(structures)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 from medunet.config.derived import mirror_axes, network_channels
 from medunet.config.layers import holds
 from medunet.config.networks import NetworkConfig
-from medunet.config.postprocess import PostprocessStep, misfits
+from medunet.config.postprocess import PostprocessStep, misfits, nameable
 from medunet.config.schema import Config, PreprocessConfig
 from medunet.config.section import Positive, Section
 from medunet.config.series import SeriesRules
@@ -170,13 +170,14 @@ def _rule(detail: ErrorDetails) -> str:
 def _contradiction(spec: ModelSpec) -> str:
     """What does not fit together in a model.yaml, as a sentence; empty if all does."""
     try:
-        names = LabelMap.from_mapping(spec.labels).names[1:]
+        labels = LabelMap.from_mapping(spec.labels)
     except DataError as error:
         return error.message
+    names = labels.names[1:]
     strange = sorted(set(spec.terms) - set(names))
     if strange:
         return f'terms name "{strange[0]}", which is none of the structures {", ".join(names)}.'
-    problem = _strange_step(spec.postprocess, names)
+    problem = _strange_step(spec.postprocess, labels)
     if problem:
         return problem
     patch, axes, dims = spec.inference.patch_size, spec.inference.mirror_axes, spec.network.dims
@@ -185,12 +186,13 @@ def _contradiction(spec: ModelSpec) -> str:
     return spec.seen.contradiction(spec.modality, names) if spec.seen is not None else ""
 
 
-def _strange_step(steps: Sequence[PostprocessStep], names: Sequence[str]) -> str:
+def _strange_step(steps: Sequence[PostprocessStep], labels: LabelMap) -> str:
     """What is wrong with the first step that cannot work, as a sentence; empty if all can."""
     for index, step in enumerate(steps):
         for misfit in misfits(step):
             return f"postprocess.{index}.{misfit.keys[0]} {misfit.rule}"
+        names = labels.names[1:]
         for name in step.structures:
-            if name not in names:
+            if name not in nameable(step, names, nested=labels.nested):
                 return f'postprocess names "{name}", which is none of the structures {", ".join(names)}.'
     return ""

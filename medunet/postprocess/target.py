@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medunet.config.postprocess import PostprocessStep, ThresholdConfig, misfits
+from medunet.config.postprocess import PostprocessStep, ThresholdConfig, misfits, nameable
 from medunet.errors import UsageError
-from medunet.labels import BACKGROUND, LabelMap
+from medunet.labels import LabelMap
 
 Labels = NDArray[np.generic]
 """Label indices (*spatial)."""
@@ -90,16 +90,14 @@ def indices_of(step: PostprocessStep, labels: LabelMap) -> tuple[int, ...]:
     """
     for misfit in misfits(step):
         raise UsageError(f'The post-processing step {step.name}: "{misfit.keys[0]}" {misfit.rule}', misfit.hint)
-    known = {label.name: label.index for label in labels.foreground}
-    if isinstance(step, ThresholdConfig) and not labels.nested:
-        known[BACKGROUND] = 0
+    known = nameable(step, labels.names[1:], nested=labels.nested)
     for name in step.structures:
         if name not in known:
             raise UsageError(
                 f'The post-processing step {step.name} names "{name}", which is no structure.',
                 f"The labels are {labels.describe()}.",
             )
-    return tuple(known[name] for name in step.structures)
+    return tuple(labels.names.index(name) for name in step.structures)
 
 
 def least_probabilities(steps: Sequence[PostprocessStep], labels: LabelMap) -> tuple[float, ...] | None:
