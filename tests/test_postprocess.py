@@ -61,7 +61,7 @@ def mask(rank: int, *boxes: tuple[int, int, int]) -> NDArray[np.uint8]:
 
 
 def test_the_table_names_every_step_that_a_config_may_name() -> None:
-    assert set(STEPS) == {"largest_component", "remove_small", "fill_holes", "smooth"}
+    assert set(STEPS) == {"largest_component", "remove_small", "fill_holes", "smooth", "watershed"}
 
 
 @RANKS

@@ -76,6 +76,19 @@ class SmoothConfig(SingleOptions):
     """Standard deviation of the Gaussian in millimetres, the same along all axes."""
 
 
+class WatershedConfig(SingleOptions):
+    """Tell objects of a structure apart that touch: it is cut where its probability dips between two peaks.
+
+    A cut is one voxel wide and becomes what lies around, or background. Cells with a faint membrane between them, and
+    nuclei side by side, are each an object of their own afterwards.
+    """
+
+    name: Literal["watershed"]
+    depth: Annotated[float, Field(gt=0, lt=1)]
+    """How far the probability falls from the lower of the two peaks to the pass between them, at least. Shallower dips
+    are noise: a smaller depth makes more objects."""
+
+
 class ThresholdConfig(SingleOptions):
     """Ask for a probability: voxels of a structure that have less fall back to the next likely label.
 
@@ -91,7 +104,7 @@ class ThresholdConfig(SingleOptions):
 
 
 PostprocessStep = Annotated[
-    LargestComponentConfig | RemoveSmallConfig | FillHolesConfig | SmoothConfig | ThresholdConfig,
+    LargestComponentConfig | RemoveSmallConfig | FillHolesConfig | SmoothConfig | WatershedConfig | ThresholdConfig,
     Field(discriminator="name"),
 ]
 

@@ -8,6 +8,8 @@ Beside what the process holds already (libraries, weights, the volume as it was 
     block       logits and labels that are being interpolated
     network     what computing a batch of windows takes
 
+and afterwards, where objects that touch are told apart, to what the watershed takes of the whole image at once.
+
 Nothing of it grows with the length of the image, but the labels. Tiles of the plane make the slab smaller; windows that
 reach over the edge of a tile are computed for both sides, so no more tiles are made than are needed.
 """
@@ -23,6 +25,7 @@ from medunet.errors import OutOfMemoryError
 from medunet.inference.memory import as_size
 from medunet.io.mapped import BLOCK
 from medunet.labels import LabelMap
+from medunet.postprocess import WORKING_BYTES
 from medunet.sliding_window.blank import KEPT
 from medunet.sliding_window.network import Way, best_axis
 from medunet.transforms.choose import boxes_bytes
@@ -44,6 +47,7 @@ class Budget:
         maps: float32 arrays on the original grid that come with the labels; on a disk only a row of them is held.
         maps_held: whether they stay in memory.
         labels_held: whether the labels do.
+        heights: structures whose probability the clean-up looks at, a byte per voxel of the original grid.
     """
 
     held: int
@@ -53,6 +57,7 @@ class Budget:
     maps: int = 0
     maps_held: bool = True
     labels_held: bool = True
+    heights: int = 0
 
 
 @dataclass(frozen=True)
@@ -93,12 +98,12 @@ def plan(image: PreparedImage, ways: Sequence[Way], labels: LabelMap, budget: Bu
         OutOfMemoryError: there is none.
     """
     axis = best_axis(ways, image.shape)
-    fixed = _fixed(image, labels, budget)
+    fixed, afterwards = _fixed(image, labels, budget), _afterwards(image, labels, budget)
     least: int | None = None
     for pieces in _tilings(image, ways, axis):
         tiles = _tiles(image, axis, pieces)
         found = _costs(image, ways, labels, axis, tiles, budget)
-        total = budget.held + fixed + found.host
+        total = budget.held + max(fixed + found.host, afterwards)
         if total <= budget.limit and found.device <= (budget.device or 0):
             return Plan(
                 axis,
@@ -140,9 +145,20 @@ def _fixed(image: PreparedImage, labels: LabelMap, budget: Budget) -> int:
     voxels = math.prod(image.record.original.shape)
     growth = math.prod(image.shape) / math.prod(image.record.crop_shape)
     preparing = min(READ, math.prod(image.record.crop_shape)) * _FLOAT * (1 + 2 * max(1.0, growth))
+    return voxels * _kept(labels, budget) + int(preparing) + BLOCK
+
+
+def _kept(labels: LabelMap, budget: Budget) -> int:
+    """Bytes per voxel of the original grid that are held to the end."""
     maps = budget.maps * _FLOAT if budget.maps_held else 0
     indices = labels.index_dtype.itemsize if budget.labels_held else 0
-    return voxels * (indices + maps) + int(preparing) + BLOCK
+    return indices + maps + budget.heights
+
+
+def _afterwards(image: PreparedImage, labels: LabelMap, budget: Budget) -> int:
+    """Bytes while objects are told apart, when the networks are done."""
+    working = WORKING_BYTES if budget.heights else 0
+    return math.prod(image.record.original.shape) * (_kept(labels, budget) + working)
 
 
 @dataclass(frozen=True)
@@ -166,7 +182,8 @@ def _costs(
     rows = 2 * image.channels * _FLOAT * depth * _across(seen, axis)
     slab = sum(way.held(image.shape, axis, worst.network) for way in ways) * labels.outputs * _FLOAT
     row, native = labels.outputs * _across(worst.network, axis), _across(worst.native, axis)
-    block = 3 * _FLOAT * row + max(native, min(AT_ONCE, depth * native)) + 3 * _FLOAT * budget.maps * native
+    mapped = budget.maps + (labels.outputs if budget.heights else 0)
+    block = 3 * _FLOAT * row + max(native, min(AT_ONCE, depth * native)) + 3 * _FLOAT * mapped * native
     block += boxes_bytes(labels.outputs)
     blank = KEPT * labels.outputs * _FLOAT * sum(math.prod(way.patch) for way in ways)
     logits = slab + 2 * _FLOAT * row + block + blank + budget.network

@@ -42,12 +42,13 @@ from medunet.io.volume import Segmentation, Volume
 from medunet.labels import LabelMap
 from medunet.model import Model, load_model
 from medunet.model.seen import AIR, union
-from medunet.postprocess import least_probabilities, postprocess
+from medunet.postprocess import least_probabilities, needed_heights, postprocess
 from medunet.sliding_window.blank import Air, Blanks
 from medunet.sliding_window.network import Way
 from medunet.sliding_window.stream import mean_of, rows_together
 from medunet.transforms.preprocess import PreparedImage
 from medunet.transforms.restore import (
+    HeightRows,
     LabelRows,
     MapRows,
     ProbabilityRows,
@@ -256,11 +257,13 @@ class Predictor:
         maps_bytes = 4 * wanted.maps(self.labels) * math.prod(volume.geometry.shape)
         on_disk = wanted.scratch is not None and maps_bytes > _SHARE * (self.memory_limit or available_bytes())
         apart = wanted.scratch is not None and math.prod(volume.geometry.shape) >= LARGE  # the mask goes to the disk
+        peaks = needed_heights(self.spec.postprocess, self.labels)
         course = self._course(
             volume,
             maps=wanted.maps(self.labels),
             maps_held=not on_disk,
             labels_held=not apart or bool(self.spec.postprocess),  # which looks at all of it
+            heights=len(peaks),
         )
         record, name = course.image.record, volume.source.path.name
         logger.info("%s: %s, with %s.", name, course.plan.describe(), self.engines.name)
@@ -268,6 +271,7 @@ class Predictor:
         indices = empty_labels(record, self.labels, ground.zeros)
         kept = empty_probabilities(record, self.labels, scratch.zeros) if wanted.probabilities else None
         maps = scratch.zeros((2, *record.original.shape)) if wanted.uncertainty else None
+        heights = np.zeros((len(peaks), *record.original.shape), np.uint8)
         doubt = Doubt(self.labels, len(self._members), entropy=wanted.uncertainty)
         blanks = self._blanks(course.image)
         least = least_probabilities(self.spec.postprocess, self.labels)
@@ -275,6 +279,7 @@ class Predictor:
             place = (record, self.labels, course.plan.axis, tile)
             sinks: list[RestoredRows] = [LabelRows(indices, *place, least)]
             sinks += [ProbabilityRows(kept, *place)] if kept is not None else []
+            sinks += [HeightRows(heights, *place, peaks)] if peaks else []
             doubts = MapRows(maps, *place) if maps is not None else None
             for parts in course.rows(tile, blanks):
                 if doubts is not None:
@@ -288,7 +293,8 @@ class Predictor:
                 ground.let_go()
                 del parts, logits  # or the logits of this tile would be held beside those of the next
         _tell_of_air(name, [blank for blank in blanks if blank is not None])
-        postprocess(indices, self.spec.postprocess, self.labels, volume.geometry.spacing)
+        steps, spacing = self.spec.postprocess, volume.geometry.spacing
+        postprocess(indices, steps, self.labels, spacing, dict(zip(peaks, heights, strict=True)))
         return Prediction(
             indices,
             volume.geometry,

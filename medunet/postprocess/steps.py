@@ -1,4 +1,4 @@
-"""Clean-up of a finished mask: components, holes, surfaces. Steps by name, in config order.
+"""Clean-up of a finished mask: components, holes, surfaces, objects that touch. Steps by name, in config order.
 
 Works on label indices (*spatial). A step sees all voxels that belong to its structure, those of labels inside of it
 included; several structures that it names as a group are one to it. What it removes falls back to the label around it,
@@ -7,12 +7,12 @@ takes core and all with it. What it adds takes the place of nothing but the back
 
 Components are connected through faces, edges and corners (26 neighbours in 3D), as in nnU-Net. Each step sees the
 bounding box of its structure only, and that slab by slab (`components`, `surface`), which changes no result and keeps
-time and memory those of the structure and of a slab.
+time and memory those of the structure and of a slab. A watershed takes a component as a whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +26,13 @@ from medunet.config.postprocess import (
     RemoveSmallConfig,
     SmoothConfig,
     ThresholdConfig,
+    WatershedConfig,
 )
 from medunet.labels import LabelMap
 from medunet.postprocess.components import Components, slab_axis
 from medunet.postprocess.surface import blurred, reach
 from medunet.postprocess.target import Box, Boxes, Labels, Target, any_of, indices_of
+from medunet.postprocess.watershed import HIGHEST, cuts
 
 _SLACK = 1e-6
 """Spacings come from headers in float32: volumes that differ by less than this share are equal."""
@@ -45,12 +47,14 @@ class _Site:
         box: where the structure lies.
         target: which structure.
         spacing: mm per axis.
+        heights: by index, how likely a structure is (*spatial), see `postprocess`.
     """
 
     array: Labels
     box: Box
     target: Target
     spacing: tuple[float, ...]
+    heights: Mapping[int, NDArray[np.uint8]]
 
     @property
     def voxel_mm3(self) -> float:
@@ -130,16 +134,30 @@ def _smooth(site: _Site, step: SmoothConfig) -> None:
         slab[gained] = target.group[0]
 
 
+def _watershed(site: _Site, step: WatershedConfig) -> None:
+    part = site.array[site.box]
+    heights = site.heights[site.target.group[0]][site.box]
+    for box, line in cuts(site.target.mask(part), heights, max(1, round(step.depth * HIGHEST))):
+        site.target.remove(part[box], line)
+
+
 STEPS: dict[str, Callable[[_Site, Any], None]] = {
     "largest_component": _largest,
     "remove_small": _small,
     "fill_holes": _holes,
     "smooth": _smooth,
+    "watershed": _watershed,
 }
 """Each changes the array it is given. Thresholds are no clean-up of a mask: see `least_probabilities`."""
 
 
-def postprocess(array: Labels, steps: Sequence[PostprocessStep], labels: LabelMap, spacing: Sequence[float]) -> None:
+def postprocess(
+    array: Labels,
+    steps: Sequence[PostprocessStep],
+    labels: LabelMap,
+    spacing: Sequence[float],
+    heights: Mapping[int, NDArray[np.uint8]] | None = None,
+) -> None:
     """Apply `steps` to label indices (*spatial) of a prediction, which are changed in place.
 
     Thresholds are left out: they decide as logits become labels (`least_probabilities`).
@@ -149,6 +167,8 @@ def postprocess(array: Labels, steps: Sequence[PostprocessStep], labels: LabelMa
         steps: the `postprocess:` section; every label it names is a structure of `labels`.
         labels: names to indices.
         spacing: mm between voxels per axis.
+        heights: by index of a structure its probability (*spatial), 255 for 1 (`restore.HeightRows`); of all that
+            `needed_heights` names.
 
     Raises:
         UsageError: a step names no structure of `labels`, or its keys do not fit together.
@@ -162,5 +182,5 @@ def postprocess(array: Labels, steps: Sequence[PostprocessStep], labels: LabelMa
         target = Target.of(indices, labels)
         box = boxes.around(target.members)
         if box is not None:
-            STEPS[step.name](_Site(array, box, target, tuple(spacing)), step)
+            STEPS[step.name](_Site(array, box, target, tuple(spacing), heights or {}), step)
             boxes.grow(target.outcomes, box)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from medunet.config.postprocess import PostprocessStep, ThresholdConfig, misfits, nameable
+from medunet.config.postprocess import PostprocessStep, ThresholdConfig, WatershedConfig, misfits, nameable
 from medunet.errors import UsageError
 from medunet.labels import LabelMap
 
@@ -121,6 +121,19 @@ def least_probabilities(steps: Sequence[PostprocessStep], labels: LabelMap) -> t
         (index,) = indices_of(step, labels)
         least[index - labels.nested] = step.probability
     return tuple(least)
+
+
+def needed_heights(steps: Sequence[PostprocessStep], labels: LabelMap) -> tuple[int, ...]:
+    """Indices of the structures whose probability a watershed looks at, each once.
+
+    Raises:
+        UsageError: a watershed of what is no structure.
+    """
+    return tuple(
+        dict.fromkeys(
+            index for step in steps if isinstance(step, WatershedConfig) for index in indices_of(step, labels)
+        )
+    )
 
 
 Box = tuple[slice, ...]

@@ -25,13 +25,13 @@ from medunet.export.nifti import write_nifti
 from medunet.io.volume import Segmentation, Source
 from medunet.labels import LabelMap
 from medunet.metrics import StructureScore, dice_per_label, score_case
-from medunet.postprocess import least_probabilities, postprocess
+from medunet.postprocess import least_probabilities, needed_heights, postprocess
 from medunet.sliding_window.network import Way, network_logits
 from medunet.training.cache import CachedCase
 from medunet.training.parts import Parts
 from medunet.training.patches import PatchDataset
 from medunet.training.step import truth_of
-from medunet.transforms.restore import restore
+from medunet.transforms.restore import restore, restore_heights
 
 _LOSS_PATCHES = 64
 
@@ -116,7 +116,8 @@ class Validator:
             self.seen(case, logits)
         steps = self.config.postprocess
         indices = restore(logits, case.record, self.labels, least_probabilities(steps, self.labels))
-        postprocess(indices, steps, self.labels, case.record.original.spacing)
+        heights = restore_heights(logits, case.record, self.labels, needed_heights(steps, self.labels))
+        postprocess(indices, steps, self.labels, case.record.original.spacing, heights)
         return indices
 
     def _annotated(self, case: CachedCase) -> tuple[bool, ...]:

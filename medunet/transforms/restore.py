@@ -170,8 +170,13 @@ class MapRows(RestoredRows):
         return native
 
 
+def probabilities(logits: Tensor, labels: LabelMap) -> Tensor:
+    """By output of the network (C, *S): by softmax, background first; of nested structures by sigmoid."""
+    return logits.sigmoid() if labels.nested else logits.softmax(0)
+
+
 class ProbabilityRows(MapRows):
-    """Probabilities (C, *spatial) float32: by softmax, background first; of nested structures by sigmoid.
+    """Probabilities (C, *spatial) float32, see `probabilities`.
 
     They are those of the interpolated logits, so that the largest is that of the label that was chosen,
     unless it was less than a threshold.
@@ -179,7 +184,31 @@ class ProbabilityRows(MapRows):
 
     def changed(self, native: Tensor) -> Tensor:
         """See the base."""
-        return native.sigmoid() if self.labels.nested else native.softmax(0)
+        return probabilities(native, self.labels)
+
+
+class HeightRows(MapRows):
+    """Probabilities of some structures (M, *spatial) uint8, 255 for 1.
+
+    Args:
+        indices: of the structures; the others as of the base.
+    """
+
+    def __init__(
+        self,
+        result: NDArray[np.uint8],
+        record: Record,
+        labels: LabelMap,
+        axis: int,
+        tile: Tile | None = None,
+        indices: Sequence[int] = (),
+    ) -> None:
+        super().__init__(result, record, labels, axis, tile)
+        self._outputs = [index - labels.nested for index in indices]
+
+    def changed(self, native: Tensor) -> Tensor:
+        """See the base."""
+        return (probabilities(native, self.labels)[self._outputs] * 255).round()
 
 
 Zeros = Callable[[tuple[int, ...], Any], NDArray[Any]]
@@ -210,6 +239,17 @@ def restore(
     result = empty_labels(record, labels)
     LabelRows(result, record, labels, 0, least=least).add(logits)
     return result
+
+
+def restore_heights(
+    logits: Tensor, record: Record, labels: LabelMap, indices: Sequence[int]
+) -> dict[int, NDArray[np.uint8]]:
+    """By index of a structure its probability (*spatial) on the original grid, 255 for 1, from logits (C, *S)."""
+    if not indices:
+        return {}
+    result = np.zeros((len(indices), *record.original.shape), np.uint8)
+    HeightRows(result, record, labels, 0, indices=indices).add(logits)
+    return dict(zip(indices, result, strict=True))
 
 
 def restore_probabilities(logits: Tensor, record: Record, labels: LabelMap) -> NDArray[np.float32]:

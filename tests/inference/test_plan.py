@@ -20,6 +20,7 @@ from medunet.geometry import Geometry
 from medunet.inference.plan import Budget, looked_at, plan
 from medunet.io.volume import Volume
 from medunet.labels import LabelMap
+from medunet.postprocess import WORKING_BYTES
 from medunet.sliding_window.network import Way
 from medunet.transforms.preprocess import PreparedImage
 from medunet.transforms.restore import LabelRows, empty_labels
@@ -84,6 +85,17 @@ def test_what_the_process_holds_already_counts() -> None:
     image, way = prepared((64, 64, 128)), Way((16, 16, 16))
     alone = plan(image, [way], LABELS, Budget(0, 10**9, 0)).peak_bytes
     assert plan(image, [way], LABELS, Budget(10**6, 10**9, 10**7)).peak_bytes == alone + 10**6 + 10**7
+
+
+def test_telling_objects_apart_takes_its_memory_when_the_networks_are_done() -> None:
+    image, way = prepared((64, 64, 256)), Way((8, 8, 8))
+    kept = 64 * 64 * 256 * (LABELS.index_dtype.itemsize + 1)
+    afterwards = kept + 64 * 64 * 256 * WORKING_BYTES
+    assert plan(image, [way], LABELS, Budget(0, 10**9, 0, heights=1)).peak_bytes == afterwards
+    plain, cut = (plan(image, [way], LABELS, Budget(0, 10**9, 10**8, heights=each)).peak_bytes for each in (0, 1))
+    assert plain + 64 * 64 * 256 <= cut < plain + afterwards
+    with pytest.raises(OutOfMemoryError):
+        plan(image, [way], LABELS, Budget(0, afterwards - 1, 0, heights=1))
 
 
 def test_a_limit_that_no_window_fits_is_refused_with_the_number_that_would_do() -> None:

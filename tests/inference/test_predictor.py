@@ -16,12 +16,14 @@ import SimpleITK
 import yaml
 from numpy.typing import NDArray
 
+from medunet.config.postprocess import ThresholdConfig, WatershedConfig
 from medunet.demo.dicom_export import write_ct_export
 from medunet.errors import DataError, DeviceError, ModelError, UsageError
 from medunet.geometry import Geometry
 from medunet.inference.predictor import Prediction, Predictor
 from medunet.io.volume import Volume
 from medunet.model import load_model
+from medunet.postprocess import postprocess
 from medunet.training.run import train
 
 VALUES = {0, 4, 205}
@@ -88,6 +90,31 @@ def test_a_threshold_takes_what_is_less_likely(tiny_model: Path, tiny_dataset: P
     assert (organ & (share < probability)).any()
     np.testing.assert_array_equal((after.array == 1)[clear], (organ & (share >= probability))[clear])
     np.testing.assert_array_equal(after.array[~organ], before.array[~organ])
+
+
+def test_a_watershed_cuts_where_the_probability_dips(tiny_model: Path, tiny_dataset: Path) -> None:
+    half = np.asarray(nibabel.load(tiny_dataset / "imagesTr" / "case_03.nii.gz").dataobj)
+    organ = np.asarray(nibabel.load(tiny_dataset / "labelsTr" / "case_03.nii.gz").dataobj) == 4
+    half = half[..., : np.flatnonzero(organ.any((0, 1)))[-1] + 1]
+    array = np.concatenate([half, half[..., ::-1]], axis=2)  # two organs that nearly touch
+    volume = Volume(array[None].astype(np.float32), Geometry.plain(array.shape, (1.0,) * 3))
+    larger = [ThresholdConfig(name="threshold", label=label, probability=0.9) for label in ("background", "core")]
+    step = WatershedConfig(name="watershed", label="organ", depth=0.3)
+    found = []
+    for steps in (larger, [*larger, step]):
+        text = ", ".join(each.model_dump_json() for each in steps)
+        predictor = Predictor(load_model(tiny_model).changed([f"postprocess=[{text}]"]), device="cpu", precision="fp32")
+        found.append(predictor(volume, probabilities=True))
+    plain, cut = found
+    assert plain.probabilities is not None
+    lines = plain.array != cut.array
+    assert lines.any()
+    assert set(np.unique(plain.array[lines])) == {1}
+    assert set(np.unique(cut.array[lines])) == {0}
+    expected = plain.array.copy()
+    heights = {1: np.round(plain.probabilities[1] * 255).astype(np.uint8)}
+    postprocess(expected, [step], plain.labels, plain.geometry.spacing, heights)
+    np.testing.assert_array_equal(cut.array, expected)
 
 
 def test_a_mask_has_the_grid_and_header_of_its_image_bit_for_bit(expected: Any, scan: Path) -> None:

@@ -47,7 +47,10 @@ def cases(config: Any, tiny_dataset: Path, tmp_path_factory: pytest.TempPathFact
 def test_steps_and_thresholds_are_those_of_prediction(
     parts: Parts, config: Any, cases: list[CachedCase], tiny_model: Path, tiny_dataset: Path
 ) -> None:
-    steps = "[{name: threshold, label: organ, probability: 0.9}, {name: largest_component, labels: [organ, core]}]"
+    steps = (
+        "[{name: threshold, label: organ, probability: 0.9}, {name: watershed, label: core, depth: 0.01}, "
+        "{name: largest_component, labels: [organ, core]}]"
+    )
     model = load_model(tiny_model).changed([f"postprocess={steps}"])
     predictor = Predictor(model, device="cpu", precision="fp32")
     changed = config.model_copy(update={"postprocess": model.spec.postprocess})
