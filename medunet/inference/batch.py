@@ -18,7 +18,7 @@ from medunet.export.formats import FORMATS, format_of
 from medunet.inference.case import CaseWork, Targets
 from medunet.inference.doubt import MAPS as DOUBTS
 from medunet.inference.identity import as_filed
-from medunet.inference.inputs import Input, about_unread, find_inputs, unread_in
+from medunet.inference.inputs import Input, about_unread, about_volumes, find_inputs, unread_in, volumes_below
 from medunet.inference.memory import PeakMeter
 from medunet.inference.pipeline import run, stoppable
 from medunet.inference.predictor import Predictor, rules_of
@@ -153,12 +153,13 @@ def plan_cases(source: Path, output: Path, options: Options, models: Sequence[Mo
 
 
 def left_out(source: Path, plan: Sequence[tuple[Input, Targets]], output: Path) -> list[str]:
-    """What lies among the inputs and cannot be read, as a note for the report, which is a warning, too."""
+    """What lies among the inputs and is not segmented, as notes for the report, which are warnings, too."""
     below = not any(entry.series for entry, _ in plan)  # pictures below DICOM are thumbnails
-    note = about_unread(unread_in(source, below=below, without=output))
-    if note:
+    unread = about_unread(unread_in(source, below=below, without=output))
+    notes = [note for note in (unread, about_volumes(volumes_below(source, without=output))) if note]
+    for note in notes:
         logger.warning("%s", note)
-    return [note] if note else []
+    return notes
 
 
 def open_report(

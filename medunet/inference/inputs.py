@@ -155,6 +155,26 @@ def unread_in(path: Path, *, below: bool = True, without: Path | None = None) ->
     return [entry.relative_to(path).as_posix() for entry in found]
 
 
+def volumes_below(path: Path, *, without: Path | None = None) -> list[str]:
+    """Volumes in sub-folders of a folder, by their way from there: data sets keep labels and other series in those.
+
+    Args:
+        path: the folder; of a file there are none.
+        without: as of `find_inputs`.
+    """
+    folders = _folders_below(path, without) if path.is_dir() else ()
+    found = (entry for folder in folders for entry in sorted(folder.iterdir()) if entry.is_file())
+    return [entry.relative_to(path).as_posix() for entry in found if image_ending(entry) and not is_picture(entry)]
+
+
+def about_volumes(names: Sequence[str]) -> str:
+    """The sentence about files that `volumes_below` found; "" without any."""
+    if not names:
+        return ""
+    many = "1 volume in a sub-folder was" if len(names) == 1 else f"{len(names)} volumes in sub-folders were"
+    return f"{many} left out: {listed(names)}. Give each sub-folder as an input of its own."
+
+
 def about_unread(names: Sequence[str]) -> str:
     """The sentence about files that `unread_in` found; "" without any."""
     if not names:

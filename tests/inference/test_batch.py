@@ -76,19 +76,24 @@ def test_several_cases_end_with_a_line_about_the_machine(
     assert "; 2 done, 1 failed, 0 waiting, " in line
 
 
-def test_images_that_are_not_read_are_a_warning_and_a_note_of_the_report(
+def test_images_that_are_not_segmented_are_a_warning_and_a_note_of_the_report(
     predictor: Predictor, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (folder / "case_04.mgz").write_bytes(b"x")
+    (folder / "more").mkdir()
+    shutil.copy(folder / "case_01.nii.gz", folder / "more" / "case_05.nii.gz")
     out = folder / "masks"
     out.mkdir()
     (out / "old.heic").write_bytes(b"x")
     predict(predictor, folder, out)
-    note = "1 file is of a kind that is not read: case_04.mgz."
-    assert caplog.messages.count(note) == 1
-    assert note in json.loads((out / "predict.json").read_text())["notes"]
+    kind = "1 file is of a kind that is not read: case_04.mgz."
+    place = "1 volume in a sub-folder was left out: more/case_05.nii.gz. Give each sub-folder as an input of its own."
+    written = json.loads((out / "predict.json").read_text())["notes"]
+    for note in (kind, place):
+        assert caplog.messages.count(note) == 1
+        assert note in written
     predict(predictor, folder / "case_01.nii.gz", tmp_path / "one")
-    assert caplog.messages.count(note) == 1
+    assert caplog.messages.count(kind) == 1
 
 
 def test_predict_json_says_what_was_done(predictor: Predictor, folder: Path, tmp_path: Path) -> None:

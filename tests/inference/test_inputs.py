@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from medunet.demo.dicom_export import write_ct_export
 from medunet.errors import DataError, UsageError
 from medunet.geometry import Geometry
-from medunet.inference.inputs import about_unread, find_inputs, unread_in
+from medunet.inference.inputs import about_unread, about_volumes, find_inputs, unread_in, volumes_below
 from medunet.io.dicom.header import DIRECTORY_CLASS
 from medunet.io.selection import Selection
 
@@ -180,6 +180,18 @@ def test_only_what_looks_like_an_image_of_another_kind_is_not_read(tmp_path: Pat
         about_unread(many)
         == "9 files are of kinds that are not read: 0.svs, 1.svs, 2.svs, 3.svs, 4.svs, ... (9 in all)."
     )
+
+
+def test_volumes_in_sub_folders_are_told(tmp_path: Path) -> None:
+    pictures(tmp_path, "one/b.png", "one/b.dcm", "one/notes.txt", "a.nii.gz", "one/b.nrrd", "one/two/c.nii.gz")
+    pictures(tmp_path, ".hidden/d.nii", "out/e.nii", "masks/f.nii.gz")
+    (tmp_path / "masks" / "predict.json").write_text("{}")
+    found = volumes_below(tmp_path, without=tmp_path / "out")
+    assert found == ["one/b.nrrd", "one/two/c.nii.gz"]
+    assert about_volumes(found).startswith("2 volumes in sub-folders were left out: one/b.nrrd, one/two/c.nii.gz. ")
+    assert about_volumes(found[:1]).startswith("1 volume in a sub-folder was left out: one/b.nrrd. ")
+    assert volumes_below(tmp_path / "a.nii.gz") == []
+    assert about_volumes([]) == ""
 
 
 def test_pictures_that_differ_in_their_endings_keep_them(tmp_path: Path) -> None:
