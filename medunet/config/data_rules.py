@@ -9,7 +9,7 @@ from medunet.config.finding import Finding
 from medunet.config.schema import Config
 from medunet.labels import IGNORE
 
-CASE, LABEL = "{case}", "{label}"
+CASE, LABEL, GROUP = "{case}", "{label}", "{group}"
 
 
 def _pairs(config: Config) -> Iterator[Finding]:
@@ -63,4 +63,11 @@ def _colours(config: Config) -> Iterator[Finding]:
                 yield Finding(place, f"is the colour of {owner} too.", as_written(colour))
 
 
-DATA_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_pairs, _colours)
+def _group(config: Config) -> Iterator[Finding]:
+    pattern = config.data.group
+    if pattern is not None and pattern.count(GROUP) != 1:
+        rule = f"must hold {GROUP} once: what the ids of a group have in common."
+        yield Finding((("data", "group"),), rule, as_written(pattern), f'Write "{GROUP}_*", for instance.')
+
+
+DATA_RULES: tuple[Callable[[Config], Iterator[Finding]], ...] = (_pairs, _colours, _group)

@@ -60,6 +60,10 @@ class DataConfig(Section):
     """Which fold is held out for validation, from 0."""
     folds: Annotated[int, Field(ge=2)] = 5
     """Number of folds."""
+    group: Annotated[str, Field(examples=["{group}_*"])] | None = None
+    """Cases that stay in one fold, such as the pictures of one patient: a pattern of their ids, in which `*` stands for
+    anything and `{group}` for what tells one group from another; of `{group}_*` it is all up to the last underscore.
+    Null: the groups that the data set states, if it does."""
     annotated: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Cases that were not annotated for all labels: pattern of case ids (`amos_*`) to the labels that were. In them
     the background may hold the other structures, which is neither rewarded nor punished."""

@@ -7,7 +7,9 @@ random_state=12345)` over the sorted ids), so that scores can be compared. Knows
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from medunet.io.case import Case
 
 SEED = 12345
 """The seed that nnU-Net uses."""
+_PLACES = {"{group}": "(?P<group>.+)", "*": ".*"}
 
 
 def fold_problems(cases: Sequence[Case]) -> list[Problem]:
@@ -39,6 +42,23 @@ def fold_problems(cases: Sequence[Case]) -> list[Problem]:
             rule = f"one group must stay in one fold, but {first.id} of group {case.group} is in fold {first.fold}."
             problems.append(Problem(case.id, "fold", rule, value=str(case.fold)))
     return problems
+
+
+def grouped(cases: Sequence[Case], pattern: str) -> tuple[list[Case], list[Problem]]:
+    """The cases with the groups that their ids tell, and what is wrong with those.
+
+    Args:
+        cases: groups that they have already are replaced.
+        pattern: of ids, as `data.group`.
+    """
+    parts = re.split(r"(\{group\}|\*)", pattern)
+    ids = re.compile("".join(_PLACES.get(part, re.escape(part)) for part in parts), re.DOTALL)
+    found = [(case, ids.fullmatch(case.id)) for case in cases]
+    strange = [case.id for case, match in found if match is None]
+    if strange:
+        rule = f"it does not fit the pattern, as {len(strange)} of {len(cases)} ids do not."
+        return list(cases), [Problem(strange[0], "data.group", rule, value=pattern)]
+    return [replace(case, group=match["group"]) for case, match in found if match is not None], []
 
 
 def assign_folds(cases: Iterable[Case], folds: int, seed: int = SEED) -> dict[str, int]:

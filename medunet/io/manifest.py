@@ -16,7 +16,7 @@ from medunet.config.series import SeriesRules
 from medunet.errors import DatasetError, Problem, UsageError
 from medunet.io.case import Case, Listing, Reading
 from medunet.io.detection import detect, locate
-from medunet.io.folds import fold_problems
+from medunet.io.folds import fold_problems, grouped
 from medunet.io.layouts.coco import read_coco
 from medunet.io.layouts.decathlon import read_decathlon
 from medunet.io.layouts.folders import read_folders
@@ -146,6 +146,9 @@ def survey(
         ) from error
     reading = Reading(tuple(options.colours.items()), options.resize_label, options.grey_edges)
     listing.cases[:] = [replace(case, reading=reading) for case in listing.cases]
+    if options.group is not None:
+        listing.cases[:], misfits = grouped(listing.cases, options.group)
+        listing.problems += misfits
     problems = [*listing.problems, *_case_problems(listing.cases, channels, require_labels)]
     if not problems and not listing.cases:
         problems.append(Problem(str(source), "", "it lists no case."))

@@ -48,6 +48,13 @@ def test_a_name_has_a_place_for_the_case_and_stays_inside(images: str, labels: s
     assert words in problem.replace("'", "")
 
 
+def test_a_pattern_of_groups_has_a_place_for_the_group() -> None:
+    assert parse_config(HEAD + 'data: {group: "{group}_*"}').data.group == "{group}_*"
+    for pattern in ("car_*", "{group}_{group}", ""):
+        (problem,) = told(f'data: {{group: "{pattern}"}}')
+        assert "must hold {group} once" in problem
+
+
 def test_the_layout_and_the_names_need_each_other() -> None:
     assert "needs data.pairs, which says how the files are named" in told("data: {format: pairs}")[0]
     both = 'data: {format: csv, pairs: {images: "{case}.png", labels: "{case}_m.png"}}'

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medunet.config.schema import DataConfig
 from medunet.errors import DatasetError, UsageError
 from medunet.io.case import Case
-from medunet.io.folds import assign_folds, split, write_splits
+from medunet.io.folds import assign_folds, grouped, split, write_splits
 from medunet.io.manifest import read_manifest
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
@@ -62,6 +63,46 @@ def test_no_group_is_in_two_folds_and_folds_are_even(groups, folds):
     assert set(sizes) == set(range(folds))
     assert max(sizes.values()) - min(sizes.values()) <= max(Counter(groups).values())
     assert assign_folds(listed[::-1], folds) == assigned
+
+
+@pytest.mark.parametrize(
+    ("pattern", "ids", "groups"),
+    [
+        ("{group}_*", ("ab_1", "ab_2", "a_b_1"), ["ab", "ab", "a_b"]),
+        ("sub-*-{group}", ("sub-1-x", "sub-2-x"), ["x", "x"]),
+        ("{group}", ("a", "b"), ["a", "b"]),
+        ("{group}.(*", ("a.(1", "a.(2"), ["a", "a"]),
+    ],
+)
+def test_groups_are_read_from_ids(pattern, ids, groups):
+    listed = [Case(name, (Path(name),), group="old") for name in ids]
+    found, problems = grouped(listed, pattern)
+    assert [case.group for case in found] == groups
+    assert [case.id for case in found] == list(ids)
+    assert not problems
+
+
+def test_ids_that_do_not_fit_the_pattern_of_groups_are_told():
+    (problem,) = grouped([Case(name, (Path(name),)) for name in ("a_1", "b", "_1")], "{group}_*")[1]
+    assert (problem.where, problem.what, problem.value) == ("b", "data.group", "{group}_*")
+    assert "2 of 3 ids do not" in problem.rule
+
+
+def test_views_of_one_car_stay_in_one_fold(tmp_path):
+    for number in range(12):
+        for folder in ("images", "labels"):
+            path = tmp_path / folder / f"car{number // 4}_{number:02d}.png"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"x")
+    plain = read_manifest(tmp_path, channels=None)
+    assert {case.group for case in plain} == {None}
+    manifest = read_manifest(tmp_path, channels=None, options=DataConfig(group="{group}_*"))
+    held_out = [case.id for case in split(manifest, 0, 3)[1]]
+    assert len(held_out) == 4
+    assert len({name[:4] for name in held_out}) == 1
+    with pytest.raises(DatasetError) as caught:
+        read_manifest(tmp_path, channels=None, options=DataConfig(group="{group}-*"))
+    assert "12 of 12 ids do not" in str(caught.value.problems)
 
 
 def test_one_case_per_group_gives_the_folds_of_nnunet():
