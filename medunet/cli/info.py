@@ -26,6 +26,10 @@ def info(
             show_default=False,
         ),
     ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", metavar="FILE", help="Look at a data set as this config reads it."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     networks: Annotated[
         bool, typer.Option("--networks", help="List the networks, what they cost and their options.")
@@ -42,6 +46,8 @@ def info(
         raise UsageError("Give one of PATH, --networks and --losses.", "For example: medunet info scan.nii.gz.")
     if layers and (networks or losses):
         raise UsageError("--layers needs a model.", "For example: medunet info runs/liver/model --layers.")
+    if config is not None and (networks or losses or layers):
+        raise UsageError("--config needs a data set.", "For example: medunet info drive --config retina_vessels.yaml.")
     from medunet.config import catalogue
 
     if networks:
@@ -51,7 +57,7 @@ def info(
     elif path is not None and layers:
         _show_layers(path, as_json=as_json)
     elif path is not None:
-        _show_path(path, as_json=as_json)
+        _show_path(path, config, as_json=as_json)
 
 
 def _show_layers(path: Path, *, as_json: bool) -> None:
@@ -68,11 +74,12 @@ def _show_layers(path: Path, *, as_json: bool) -> None:
         typer.echo(f"{name:<{width}}  {'x'.join(map(str, shape))}".rstrip())
 
 
-def _show_path(path: Path, *, as_json: bool) -> None:
+def _show_path(path: Path, config: str | None, *, as_json: bool) -> None:
     from medunet.cli.facts import show_facts, show_json, show_sentences
+    from medunet.config.load import load_config
     from medunet.io.describe.path import describe
 
-    result = describe(path)
+    result = describe(path, None if config is None else load_config(config, data=path).data)
     if as_json:
         show_json(result.to_json())
     else:

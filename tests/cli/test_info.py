@@ -48,8 +48,8 @@ def medunet(monkeypatch, capsys):
 def facts(medunet):
     """The JSON that `medunet info` prints about a healthy path."""
 
-    def run(path):
-        code, out, err = medunet(path, "--json")
+    def run(*arguments):
+        code, out, err = medunet(*arguments, "--json")
         assert (code, err) == (0, "")
         return json.loads(out)
 
@@ -60,8 +60,8 @@ def facts(medunet):
 def sick(medunet):
     """The problems that `medunet info` tells about a path that is not healthy."""
 
-    def run(path):
-        code, out, err = medunet(path, "--json")
+    def run(*arguments):
+        code, out, err = medunet(*arguments, "--json")
         value = json.loads(out)
         assert (code, value["healthy"]) == (1, False)
         assert all(problem in err for problem in value["problems"])
@@ -205,6 +205,26 @@ class TestDataset:
         assert facts(dataset)["format"] == "folders"
         (dataset / "cases.csv").write_text("image,label\nimagesTr/a.nii.gz,labelsTr/a.nii.gz\n")
         assert facts(dataset / "cases.csv")["cases"] == 1
+
+    def test_a_config_says_how_the_data_set_is_read(self, tmp_path, facts, sick, medunet):
+        for number in range(4):
+            for folder, size in (("scans/{}.png", (8, 9)), ("truth/m_{}.png", (16, 18))):
+                path = tmp_path / "data" / folder.format(f"p{number // 2}_{number}")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.zeros(size, np.uint8)).save(path)
+        pairs = 'pairs: {images: "scans/{case}.png", labels: "truth/m_{case}.png"}, group: "{group}_*"'
+        head = "extends: base/2d.yaml\nname: x\nlabels: {background: 0, cell: 255}\n"
+        for name, more in (("grey", ""), ("sized", ", resize_label: true")):
+            (tmp_path / f"{name}.yaml").write_text(f"{head}data: {{{pairs}{more}}}\n")
+        data = tmp_path / "data"
+        assert "p0_0: m_p0_0.png has shape" in sick(data, "--config", tmp_path / "grey.yaml")
+        found = facts(data, "--config", tmp_path / "sized.yaml")
+        assert (found["format"], found["cases"], found["groups"]) == ("pairs", 4, 2)
+        assert medunet(data)[0] != 0
+        code, _, err = medunet("--losses", "--config", tmp_path / "grey.yaml")
+        assert (code, "--config needs a data set" in err) == (2, True)
+        code, _, err = medunet(tmp_path / "nowhere", "--config", tmp_path / "grey.yaml")
+        assert (code, "nowhere" in err) == (2, True)
 
     def test_pictures_and_volumes_do_not_go_together(self, dataset, sick):
         for name in ("imagesTr/p.png", "labelsTr/p.png"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from medunet.config.schema import DataConfig
 from medunet.errors import DataError, DatasetError
 from medunet.geometry import Geometry
 from medunet.io.case import Case
@@ -24,11 +25,18 @@ def looks_like_dataset(path: Path) -> bool:
         return True
 
 
-def describe_dataset(path: Path) -> Description:
-    """Describe a data set from its listing and the headers of its files; voxels are not looked at."""
+def describe_dataset(path: Path, options: DataConfig | None = None) -> Description:
+    """Describe a data set from its listing and the headers of its files; voxels are not looked at.
+
+    Args:
+        path: its folder, or the file that lists it.
+        options: `data:` of a config, as which it is read; None: as its layout says, with any number of channels.
+    """
     result = Description("dataset", path)
+    channels = None if options is None else len(options.modality)
+    layout = "auto" if options is None else options.format
     try:
-        manifest = read_manifest(path, channels=None, log_notes=False)
+        manifest = read_manifest(path, layout, channels=channels, log_notes=False, options=options)
     except DatasetError as error:
         result.blame(error)
         return result
@@ -95,7 +103,8 @@ def _grid(result: Description, case: Case) -> Geometry | None:
     try:
         grid = read_geometry(case.images[0])
         for path in case.files[1:]:
-            difference = "" if reads_as_dicom(path) else grid.difference(read_geometry(path))
+            brought = case.reading.resize_label and path not in case.images
+            difference = "" if brought or reads_as_dicom(path) else grid.difference(read_geometry(path))
             if difference:
                 result.problems.append(f"{case.id}: {path.name} has {difference} ({case.images[0].name}).")
     except DataError as error:

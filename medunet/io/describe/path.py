@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from medunet.config.schema import Config
+from medunet.config.schema import Config, DataConfig
 from medunet.errors import ConfigError, DataError, ReadError, UsageError
 from medunet.io.describe.dataset import describe_dataset, looks_like_dataset
 from medunet.io.describe.description import Description
@@ -29,8 +29,12 @@ KNOWN = (
 )
 
 
-def describe(path: Path) -> Description:
+def describe(path: Path, options: DataConfig | None = None) -> Description:
     """Say what is at `path`; what is wrong with it is in the answer, not raised.
+
+    Args:
+        path: file or folder.
+        options: `data:` of a config, as which it is read: it is a data set then, whatever it looks like.
 
     Raises:
         UsageError: there is no such path, or it is a file that medunet does not know.
@@ -40,6 +44,8 @@ def describe(path: Path) -> Description:
     if not path.exists():
         raise UsageError(f"There is no file or folder {path}.", "Check the path.")
     try:
+        if options is not None:
+            return describe_dataset(path, options)
         result = _describe_folder(path) if path.is_dir() else _describe_file(path)
     except OSError as error:
         raise ReadError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
