@@ -257,13 +257,11 @@ class Predictor:
         maps_bytes = 4 * wanted.maps(self.labels) * math.prod(volume.geometry.shape)
         on_disk = wanted.scratch is not None and maps_bytes > _SHARE * (self.memory_limit or available_bytes())
         apart = wanted.scratch is not None and math.prod(volume.geometry.shape) >= LARGE  # the mask goes to the disk
-        peaks = needed_heights(self.spec.postprocess, self.labels)
         course = self._course(
             volume,
             maps=wanted.maps(self.labels),
             maps_held=not on_disk,
             labels_held=not apart or bool(self.spec.postprocess),  # which looks at all of it
-            heights=len(peaks),
         )
         record, name = course.image.record, volume.source.path.name
         logger.info("%s: %s, with %s.", name, course.plan.describe(), self.engines.name)
@@ -271,6 +269,7 @@ class Predictor:
         indices = empty_labels(record, self.labels, ground.zeros)
         kept = empty_probabilities(record, self.labels, scratch.zeros) if wanted.probabilities else None
         maps = scratch.zeros((2, *record.original.shape)) if wanted.uncertainty else None
+        peaks = needed_heights(self.spec.postprocess, self.labels)
         heights = np.zeros((len(peaks), *record.original.shape), np.uint8)
         doubt = Doubt(self.labels, len(self._members), entropy=wanted.uncertainty)
         blanks = self._blanks(course.image)
@@ -326,7 +325,8 @@ class Predictor:
         )
         held = resident_bytes()
         limit = held + available_bytes() if self.memory_limit is None else self.memory_limit
-        return Budget(held, limit, network, free_bytes(self.device))
+        peaks = len(needed_heights(self.spec.postprocess, self.labels))
+        return Budget(held, limit, network, free_bytes(self.device), heights=peaks)
 
     def _way(self, member: Member, at_once: int = 1) -> Way:
         inference = member.model.spec.inference
