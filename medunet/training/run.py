@@ -9,7 +9,6 @@ train.log, checkpoints/{last,best}.pt, model/ and validation/ (masks and per_cas
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,7 +49,7 @@ from medunet.training.start import check_start, start
 from medunet.training.torchrun import began_here, joined, own_device
 from medunet.training.transfer import check_encoder, load_encoder
 from medunet.training.validate import Validation, Validator
-from medunet.training.workers import automatic_workers
+from medunet.training.workers import automatic_workers, shares_memory
 
 logger = logging.getLogger("medunet")
 
@@ -186,7 +185,7 @@ def _train(
 def _run(session: Session, cases: Sequence[CachedCase]) -> None:
     device, config, ranks = session.parts.device, session.config, session.parts.ranks
     workers = automatic_workers(config, device, ranks.local_size)
-    if workers == 0 or multiprocessing.get_start_method() == "fork":  # other processes would each get a copy
+    if workers == 0 or shares_memory():
         cases = resident(cases, config.data.memory, available_bytes() // ranks.local_size)
     dataset = PatchDataset(cases, config, median_spacing(cases))
     try:

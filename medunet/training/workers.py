@@ -25,6 +25,11 @@ def shared_room() -> int:
     return shutil.disk_usage(_SHARED).free if _SHARED.is_dir() else 0
 
 
+def shares_memory() -> bool:
+    """Whether processes that prepare patches see the cases in memory, as forks do; else each gets a copy."""
+    return multiprocessing.get_start_method() == "fork"
+
+
 def automatic_workers(
     config: Config,
     device: torch.device,
@@ -52,7 +57,7 @@ def automatic_workers(
     share = int(cores()) // processes
     if device.type != "cpu":
         return max(1, min(_MOST, share - 1))
-    if config.network.dims == 3 or share < 2 or multiprocessing.get_start_method() != "fork":
+    if config.network.dims == 3 or share < 2 or not shares_memory():
         return 0
     channels = network_channels(config.data.modality, config.preprocess) + 1  # and the labels
     batch = config.train.batch_size * channels * math.prod(config.train.patch_size) * _FLOAT

@@ -16,16 +16,13 @@ from types import TracebackType
 
 import torch
 
-from medunet.engines.probe import SUMMARY_NAMES, Probe, Sample, Summary
+from medunet.engines.probe import Probe, Sample, Summary
 from medunet.training.record.lines import Lines
 
 logger = logging.getLogger("medunet")
 
 RESOURCES_FILE = "resources.jsonl"
 MOST_LINES = 20_000
-
-EPOCH_NAMES = SUMMARY_NAMES
-"""What an epoch is given: means, largest and smallest values of its samples."""
 
 
 class Monitor:

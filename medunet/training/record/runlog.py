@@ -15,9 +15,10 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medunet.engines.probe import SUMMARY_NAMES
 from medunet.training.observe import EpochSummary
 from medunet.training.record.lines import Lines
-from medunet.training.record.monitor import EPOCH_NAMES, Monitor
+from medunet.training.record.monitor import Monitor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -168,7 +169,7 @@ class NoLog(RunLog):
 def _columns(labels: Sequence[str]) -> list[str]:
     """Of metrics.csv: the same ones in every line, and after a resume."""
     plain = [field.name for field in fields(EpochSummary) if field.name not in ("dice", "resources", "rates")]
-    return [*plain, *(f"dice/{name}" for name in labels), *(f"resources/{name}" for name in EPOCH_NAMES)]
+    return [*plain, *(f"dice/{name}" for name in labels), *(f"resources/{name}" for name in SUMMARY_NAMES)]
 
 
 def _csv_line(cells: Sequence[Any]) -> str:

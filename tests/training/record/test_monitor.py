@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from medunet.engines.probe import Probe
+from medunet.engines.probe import SUMMARY_NAMES, Probe
 from medunet.training.record import monitor as module
-from medunet.training.record.monitor import EPOCH_NAMES, Monitor
+from medunet.training.record.monitor import Monitor
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ def test_samples_are_lines_and_epochs_have_means_and_extremes(tmp_path: Path) ->
         wait_for(lambda: (tmp_path / "resources.jsonl").is_file() and len(rows(tmp_path)) >= 3)
         epoch = monitor.epoch()
         assert monitor.latest["memory_GB"] > 0  # type: ignore[operator]
-    assert set(epoch) == set(EPOCH_NAMES)
+    assert set(epoch) == set(SUMMARY_NAMES)
     assert min(row["memory_GB"] for row in rows(tmp_path)) <= epoch["memory_GB"]  # type: ignore[operator]
     assert rows(tmp_path)[-1]["wait_share"] == 0.25
     assert abs(rows(tmp_path)[-1]["time"] - time.time()) < 60

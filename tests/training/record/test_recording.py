@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from medunet.config.load import load_config
+from medunet.engines.probe import SUMMARY_NAMES, Probe
 from medunet.errors import Interrupted
 from medunet.training.observe import EpochSummary, Observer, Step
 from medunet.training.record import curves
-from medunet.training.record.monitor import EPOCH_NAMES, Probe
 from medunet.training.record.passport import read_passports
 from medunet.training.run import train
 
@@ -70,7 +70,7 @@ def test_a_run_that_was_stopped_and_resumed_is_recorded_as_one(
         rows = list(csv.DictReader(handle))
     assert [line["epoch"] for line in lines] == [int(row["epoch"]) for row in rows] == [1, 2, 3]
     assert [line["dice"]["core"] for line in lines] == [float(row["dice/core"]) for row in rows]
-    assert all(set(line["resources"]) == set(EPOCH_NAMES) for line in lines)
+    assert all(set(line["resources"]) == set(SUMMARY_NAMES) for line in lines)
     assert (run / "curves.png").read_bytes() != half
     assert [event.step for event in events(run).Scalars("validation/dice")] == [1, 2, 3]
     assert {event.step for event in events(run).Images("slices/case_03")} == {1, 3}
