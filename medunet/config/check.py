@@ -41,6 +41,7 @@ _STAND_INS: dict[str, Any] = {
     "label": "structure",
     "mm": 1.0,
     "probability": 0.5,
+    "depth": 0.5,
     "above": 0.0,
     "layers": "*",
     "tracking_uri": "sqlite:///mlflow.db",
