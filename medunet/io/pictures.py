@@ -183,10 +183,16 @@ def _plain(picture: Image.Image, *, mask: bool) -> Image.Image:
             picture.info.pop("transparency", None)
         veil = "A" if picture.has_transparency_data and not mask else ""
         colours = np.asarray(picture.getpalette("RGB")).reshape(-1, 3)
-        if (colours == colours[:, :1]).all():
+        if (colours == colours[:, :1]).all() and not (mask and _shows_alike(picture, colours[:, 0])):
             return picture.convert("L" + veil)
         return picture.convert("P" if mask else "RGB" + veil)
     return picture.convert("RGB") if picture.mode in ("CMYK", "YCbCr", "LAB", "HSV") else picture
+
+
+def _shows_alike(picture: Image.Image, greys: NDArray[np.uint8]) -> bool:
+    """Whether a palette of greys hides what its picture holds: all entries are one, or two that occur are."""
+    occurring = greys[np.flatnonzero(picture.histogram()[: len(greys)])]
+    return len(np.unique(greys)) == 1 or len(np.unique(occurring)) < len(occurring)
 
 
 def turned(array: NDArray[Any], orientation: int) -> NDArray[Any]:

@@ -300,3 +300,18 @@ def test_a_palette_of_an_upright_mask_keeps_its_indices_when_it_is_turned(tmp_pa
     exif[0x0112] = 6
     picture.save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png")[0], np.rot90(indices, -1).T)
+
+
+@pytest.mark.parametrize("mode", ["P", "PA"])
+def test_a_mask_whose_palette_of_greys_hides_its_indices_keeps_them(tmp_path: Path, mode: str) -> None:
+    indices = np.repeat(np.asarray([[0, 1, 7]], np.uint8), 4, axis=0)
+    greys = {"black": [0] * 8, "alike": [0, 255, *[0] * 6], "told apart": [0, 255, *[0] * 5, 64]}
+    for name, values in greys.items():
+        picture = Image.fromarray(indices)
+        picture.putpalette([value for value in values for _ in range(3)])
+        picture = picture if mode == "P" else picture.convert("PA")
+        picture.save(tmp_path / f"{name}.png" if mode == "P" else tmp_path / f"{name}.tif")
+        expected = np.asarray(values, np.uint8)[indices] if name == "told apart" else indices
+        path = next(tmp_path.glob(f"{name}.*"))
+        np.testing.assert_array_equal(read_mask(path)[0], expected.T)
+        np.testing.assert_array_equal(read_image(path).array[0], np.asarray(values)[indices].T)
