@@ -76,10 +76,14 @@ def _show_layers(path: Path, *, as_json: bool) -> None:
 
 def _show_path(path: Path, config: str | None, *, as_json: bool) -> None:
     from medunet.cli.facts import show_facts, show_json, show_sentences
-    from medunet.config.load import load_config
     from medunet.io.describe.path import describe
 
-    result = describe(path, None if config is None else load_config(config, data=path).data)
+    options = None
+    if config is not None:
+        from medunet.config.load import load_config
+
+        options = load_config(config, data=path).data
+    result = describe(path, options)
     if as_json:
         show_json(result.to_json())
     else:

@@ -163,8 +163,9 @@ def volumes_below(path: Path, *, without: Path | None = None) -> list[str]:
         without: as of `find_inputs`.
     """
     folders = _folders_below(path, without) if path.is_dir() else ()
-    found = (entry for folder in folders for entry in sorted(folder.iterdir()) if entry.is_file())
-    return [entry.relative_to(path).as_posix() for entry in found if image_ending(entry) and not is_picture(entry)]
+    entries = (entry for folder in folders for entry in sorted(folder.iterdir()))
+    found = (entry for entry in entries if image_ending(entry) and not is_picture(entry) and entry.is_file())
+    return [entry.relative_to(path).as_posix() for entry in found]
 
 
 def about_volumes(names: Sequence[str]) -> str:

@@ -7,7 +7,6 @@ random_state=12345)` over the sorted ids), so that scores can be compared. Knows
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +16,11 @@ import numpy as np
 from medunet.atomic import write_json
 from medunet.errors import DatasetError, Problem, UsageError
 from medunet.io.case import Case
+from medunet.io.patterns import compiled
 
 SEED = 12345
 """The seed that nnU-Net uses."""
-_PLACES = {"{group}": "(?P<group>.+)", "*": ".*"}
+_PLACES = {"{group}": "(?P<group>(?s:.+))", "*": "(?s:.*)"}
 
 
 def fold_problems(cases: Sequence[Case]) -> list[Problem]:
@@ -51,8 +51,7 @@ def grouped(cases: Sequence[Case], pattern: str) -> tuple[list[Case], list[Probl
         cases: groups that they have already are replaced.
         pattern: of ids, as `data.group`.
     """
-    parts = re.split(r"(\{group\}|\*)", pattern)
-    ids = re.compile("".join(_PLACES.get(part, re.escape(part)) for part in parts), re.DOTALL)
+    ids = compiled(pattern, _PLACES)
     found = [(case, ids.fullmatch(case.id)) for case in cases]
     strange = [case.id for case, match in found if match is None]
     if strange:

@@ -188,10 +188,10 @@ def _contradiction(spec: ModelSpec) -> str:
 
 def _strange_step(steps: Sequence[PostprocessStep], labels: LabelMap) -> str:
     """What is wrong with the first step that cannot work, as a sentence; empty if all can."""
+    names = labels.names[1:]
     for index, step in enumerate(steps):
         for misfit in misfits(step):
             return f"postprocess.{index}.{misfit.keys[0]} {misfit.rule}"
-        names = labels.names[1:]
         for name in step.structures:
             if name not in nameable(step, names, nested=labels.nested):
                 return f'postprocess names "{name}", which is none of the structures {", ".join(names)}.'

@@ -6,7 +6,6 @@ it become underscores of its id. With `{label}` the masks of single structures a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from medunet.errors import DatasetError, Problem
 from medunet.io.case import Case, Drawn, Listing, Part
 from medunet.io.files import image_ending
 from medunet.io.layouts.nearby import files_under, id_of, listed
+from medunet.io.patterns import compiled
 
 Found = dict[str, dict[str, Path]]
 """Files by case, then by structure ("" where the name tells none)."""
@@ -54,8 +54,7 @@ def read_pairs(root: Path, names: PairsConfig | None) -> Listing:
 
 def _find(listing: Listing, root: Path, name: str, files: Sequence[str]) -> Found:
     """The files that have a name; two for one case are a problem."""
-    parts = re.split(r"(\{case\}|\{label\}|\*)", name.replace("\\", "/").removeprefix("./"))
-    pattern = re.compile("".join(_PLACES.get(part, re.escape(part)) for part in parts))
+    pattern = compiled(name.replace("\\", "/").removeprefix("./"), _PLACES)
     result: Found = {}
     for file in files:
         match = pattern.fullmatch(file)
